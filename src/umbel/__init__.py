@@ -1,0 +1,1 @@
+"""umbel: a distributed task queue that speaks Celery's language."""

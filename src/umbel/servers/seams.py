@@ -1,0 +1,268 @@
+"""The seams: what umbel asks of a server, as Protocols. Every guarantee stands here.
+
+A ``Server`` is what ``open(url)`` returns: the parts of one server that this process talks to. It
+belongs to the program, is shared by its threads and reopens itself after a fork. ``Consumer`` and
+``Watch`` are sessions with an end and one owning thread.
+
+    Server ─┬─ transport   Transport     publish, declare, consume, recover
+            ├─ results     ResultStore   what tasks returned
+            ├─ ledger      Ledger | None dead letters, revocations, node records, leases
+            └─ committer   Committer     performs effects: atomic where one server holds all three
+
+Times that matter to several machines (due times, leases) are taken from the server's clock where it
+has one. Errors of drivers are translated into ``umbel.exceptions`` at this seam, their cause kept.
+The contract suites in ``umbel.testing.contract`` prove what the docstrings promise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from umbel.message import Delivery, Effects, Message, ResultRecord
+from umbel.topology import Topology
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a server can do. A test compares this with the table in the design."""
+
+    #: Effects are one atomic fenced step ("atomic") or steps in a safe order ("ordered").
+    commit: str
+    #: Delayed messages wait in the server, precise to this many seconds.
+    delay_precision: float
+    exchange_types: frozenset[str]
+    #: How many distinct priorities it tells apart.
+    priorities: int
+    #: Dead letters can be listed and requeued.
+    dead_letters: bool
+    #: Revocations and leases survive a restart of every worker.
+    durable_ledger: bool
+    #: What "stored" means when publish returns, in one sentence for the docs and the banner.
+    stored: str
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """How many messages a queue has."""
+
+    ready: int = 0
+    delayed: int = 0
+    held: int = 0
+    #: Wall time at which the oldest ready message was sent; None = none, or not known.
+    oldest_at: float | None = None
+    #: The figures are the server's estimate.
+    estimate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DeadConsumer:
+    """A consumer whose process is known to have died, and the ids of the messages it was running."""
+
+    consumer_id: str
+    running: tuple[str, ...] = ()
+
+
+class Transport(Protocol):
+    """Messages, from publishers to consumers. Thread-safe."""
+
+    capabilities: Capabilities
+
+    def declare(self, topology: Topology) -> None:
+        """Make exchanges, queues and bindings exist. Idempotent.
+
+        Raises TopologyConflict when one exists with other properties.
+        """
+
+    def publish(self, messages: Sequence[Message], *, deadline: float) -> None:
+        """Store all messages, in order, in one round trip; on return they are stored.
+
+        A message goes to every queue that its exchange and key lead to; the empty exchange leads to
+        the queue named by the key. ``deadline`` is in monotonic time.
+        Raises Unroutable or PublishError naming the messages refused (the others are stored),
+        ConnectionLost when it is not known whether they are stored, TimeoutError at the deadline.
+        """
+
+    def consume(self, queues: Sequence[str], *, consumer_id: str, lease: float) -> Consumer:
+        """Begin a session that receives from these queues, earlier ones not preferred.
+
+        ``consumer_id`` is unique for ever. What the session holds is its own until it gives it back,
+        commits it, or its lease of ``lease`` seconds ends without being renewed.
+        """
+
+    def renew(self, consumer_ids: Collection[str], *, lease: float) -> Collection[str]:
+        """Extend the leases of these consumers by ``lease`` seconds from now; return those lost."""
+
+    def recover(self, dead: Sequence[DeadConsumer] = ()) -> int:
+        """Give back what dead consumers held; return how many messages. Anyone may, any time.
+
+        Of each of ``dead``, what it was running is charged: one running message counts a crash,
+        several become suspects uncounted; what it had not begun goes back free and first in its
+        queue. What consumers held whose lease ended goes back with a loss counted. The consumers are
+        fenced from then on: nothing they held can be committed.
+        """
+
+    def depth(self, queues: Sequence[str]) -> dict[str, Depth]:
+        """Count the messages of each queue; a queue that does not exist is absent."""
+
+    def queues(self) -> Sequence[str]:
+        """Return the names of all queues that exist."""
+
+    def purge(self, queues: Sequence[str]) -> int:
+        """Delete what waits in these queues, ready or delayed; return how many."""
+
+    def close(self) -> None:
+        """Close connections. The next call opens them again."""
+
+
+class Consumer(Protocol):
+    """A session that receives. One thread owns it; ``wake`` may be called from any."""
+
+    def receive(self, limit: int, timeout: float) -> list[Delivery]:
+        """Wait up to ``timeout`` seconds for the first message, then return at most ``limit`` at once.
+
+        Of what is due, higher priority comes first, then earlier sent. There is no moment in which a
+        message exists only in this process. Messages that were revoked or have expired are returned,
+        marked or not, so that their callers get an answer; bytes that are no message are returned
+        with ``problem``. Returns early, perhaps empty, after ``wake``. Raises ConnectionLost.
+        """
+
+    def give_back(self, deliveries: Sequence[Delivery]) -> None:
+        """Return messages that were never started, to the front of their queues, uncounted."""
+
+    def wake(self) -> None:
+        """Make a ``receive`` that waits return, or the next one not wait. Any thread, signal-safe."""
+
+    def close(self) -> None:
+        """End the session; whatever it still holds is given back. Idempotent."""
+
+
+class ResultStore(Protocol):
+    """Results by task id. Thread-safe."""
+
+    #: What a publisher puts into ``Message.reply_to`` so that results find it; "" if not needed.
+    reply_to: str
+
+    def put(self, records: Sequence[ResultRecord]) -> None:
+        """Store all, in one round trip, and tell who watches. A stored SUCCESS is never replaced."""
+
+    def get(self, task_ids: Sequence[str]) -> dict[str, bytes]:
+        """Return the metas that exist, by id, in one round trip."""
+
+    def watch(self) -> Watch:
+        """Begin a session that is told of results as they come."""
+
+    def forget(self, task_ids: Sequence[str]) -> None:
+        """Delete results."""
+
+    def close(self) -> None:
+        """Close connections. The next call opens them again."""
+
+
+class Watch(Protocol):
+    """A session that follows results. One thread owns it; ``add``, ``discard``, ``wake`` from any."""
+
+    def add(self, task_ids: Iterable[str]) -> None:
+        """Follow these ids too; what is already stored for them is reported by the next receive."""
+
+    def discard(self, task_ids: Iterable[str]) -> None:
+        """Follow these no more."""
+
+    def receive(self, timeout: float) -> list[tuple[str, bytes]]:
+        """Wait up to ``timeout`` seconds; return new metas, by id, in the order of their storing.
+
+        Every final meta of a followed id is reported at least once; of several intermediate ones in
+        a row the last may stand for all. Waits for a push of the server where it has one.
+        """
+
+    def wake(self) -> None:
+        """Make a ``receive`` that waits return. Any thread."""
+
+    def close(self) -> None:
+        """End the session. Idempotent."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message that will not be tried again, where one can see it."""
+
+    #: The server's handle of the letter, as text.
+    key: str
+    message: Message
+    queue: str
+    reason: str
+    died_at: float
+    crashes: int = 0
+
+
+class Ledger(Protocol):
+    """The durable small state beside the queues. Thread-safe."""
+
+    def dead_letters(self, *, limit: int = 100, after: str = "") -> Sequence[DeadLetter]:
+        """Return dead letters, oldest first, from behind the one whose key is ``after``."""
+
+    def requeue(self, keys: Sequence[str]) -> int:
+        """Send dead letters to their queues again, with their counts at zero; return how many."""
+
+    def drop(self, keys: Sequence[str]) -> int:
+        """Delete dead letters; return how many."""
+
+    def revoke(self, task_ids: Sequence[str], *, expires_in: float) -> None:
+        """Remember that these shall not run; deliveries of them are marked from now on."""
+
+    def revoked(self, task_ids: Sequence[str]) -> frozenset[str]:
+        """Return which of these are revoked."""
+
+    def announce(self, node: str, record: Mapping[str, Any], *, expires_in: float) -> None:
+        """Keep a node's record (JSON-able) for ``expires_in`` seconds."""
+
+    def nodes(self) -> dict[str, dict[str, Any]]:
+        """Return the records of nodes that live, by name."""
+
+    def retire(self, node: str) -> None:
+        """Delete a node's record."""
+
+    def acquire(self, name: str, holder: str, *, lease: float) -> int | None:
+        """Take or renew the lease ``name``; return its fencing token, or None if another holds it.
+
+        The token grows with each change of holder and stays while one holder renews.
+        """
+
+    def release(self, name: str, holder: str) -> None:
+        """Give the lease up, if ``holder`` has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommitReport:
+    """What a commit did."""
+
+    #: Deliveries that were no longer ours; nothing of their effects took place.
+    stale: tuple[Delivery, ...] = ()
+
+
+class Committer(Protocol):
+    """Performs effects. Used by the thread that owns the consumer of the deliveries."""
+
+    def commit(self, effects: Sequence[Effects]) -> CommitReport:
+        """Perform all effects, each only if its delivery is still ours, in one round trip.
+
+        Per effect all or nothing on servers that are "atomic"; on "ordered" ones first the messages
+        to publish, then the results, then the end of the delivery. A message that cannot be routed
+        ends the effect's delivery among the dead letters, with everything else of it undone.
+        Raises ConnectionLost; then nothing is known, and the same call may be repeated.
+        """
+
+
+class Server(Protocol):
+    """The parts of one server. ``results``, ``ledger`` and ``committer`` may serve another's."""
+
+    #: Without its password; for banners and errors.
+    display_url: str
+    transport: Transport
+    results: ResultStore
+    ledger: Ledger | None
+    committer: Committer
+
+    def close(self) -> None:
+        """Close all of it. Idempotent."""
