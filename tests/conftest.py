@@ -1,0 +1,88 @@
+"""Fixtures of the whole suite: real servers, each started when the first test asks for it.
+
+`redis_url`, `rabbitmq_url` and `postgresql_url` give each test an empty namespace of its own on a
+server that the run shares; `new_redis_url` and the like are the same for fixtures of a wider scope
+or tests that need several. A test that stops, kills or configures its server starts a private one:
+`with redis_server(server_directory, "--appendonly", "yes") as server: ...`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests import sharing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: Where the processes of a run, pytest-xdist's among them, find its directory.
+RUN_VARIABLE = "UMBEL_TEST_RUN"
+
+#: Fixtures whose users need a server that has to be installed; `make test-fast` leaves them out.
+SERVER_FIXTURES = frozenset(
+    {"new_redis_url", "new_rabbitmq_url", "new_postgresql_url", "server_directory"}
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # an xdist process uses the run it was started in
+        stack = contextlib.ExitStack()
+        config.add_cleanup(stack.close)
+        os.environ[RUN_VARIABLE] = str(stack.enter_context(sharing.test_run()))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if SERVER_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.servers)
+
+
+@pytest.fixture(scope="session")
+def run_directory() -> Path:
+    """The directory of this test run, shared by all its processes."""
+    return Path(os.environ[RUN_VARIABLE])
+
+
+@pytest.fixture(scope="session")
+def new_redis_url(run_directory: Path) -> Callable[[], str]:
+    return functools.partial(sharing.redis_database, run_directory)
+
+
+@pytest.fixture(scope="session")
+def new_rabbitmq_url(run_directory: Path) -> Callable[[], str]:
+    return functools.partial(sharing.rabbitmq_vhost, run_directory)
+
+
+@pytest.fixture(scope="session")
+def new_postgresql_url(run_directory: Path) -> Callable[[], str]:
+    return functools.partial(sharing.postgresql_database, run_directory)
+
+
+@pytest.fixture
+def redis_url(new_redis_url: Callable[[], str]) -> str:
+    """An empty database of the run's Redis."""
+    return new_redis_url()
+
+
+@pytest.fixture
+def rabbitmq_url(new_rabbitmq_url: Callable[[], str]) -> str:
+    """An empty virtual host of the run's RabbitMQ."""
+    return new_rabbitmq_url()
+
+
+@pytest.fixture
+def postgresql_url(new_postgresql_url: Callable[[], str]) -> str:
+    """An empty database of the run's PostgreSQL."""
+    return new_postgresql_url()
+
+
+@pytest.fixture
+def server_directory(run_directory: Path) -> Path:
+    """A directory for a private server; `tmp_path` is closed to PostgreSQL's own user."""
+    return sharing.server_directory(run_directory)
