@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
 
 #: Seconds a server may take until it answers. RabbitMQ needs most: an Erlang VM and its boot steps.
 START_TIMEOUT = 60.0
@@ -140,7 +140,7 @@ class Server:
 
 
 @contextlib.contextmanager
-def running(server: Server) -> Iterator[Server]:
+def running(server: Server) -> Generator[Server]:
     """Start a server for the length of a block."""
     try:
         yield server.start()
@@ -152,7 +152,7 @@ def running(server: Server) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def redis_server(directory: Path, *options: str, databases: int = 16) -> Iterator[Server]:
+def redis_server(directory: Path, *options: str, databases: int = 16) -> Generator[Server]:
     """Run a private Redis; `options` are its own: `"--appendonly", "yes"`.
 
     Nothing is persisted unless the options ask for it.
@@ -183,7 +183,7 @@ def redis_server(directory: Path, *options: str, databases: int = 16) -> Iterato
 
 
 @contextlib.contextmanager
-def rabbitmq_server(directory: Path, *, management: bool = False) -> Iterator[Server]:
+def rabbitmq_server(directory: Path, *, management: bool = False) -> Generator[Server]:
     """Run a private RabbitMQ node with its own Erlang port mapper, cookie and data.
 
     With `management` the HTTP interface listens on the port that `management_port` returns.
@@ -287,7 +287,7 @@ def _rabbitmq_program(name: str) -> Path:
 
 
 @contextlib.contextmanager
-def postgresql_server(directory: Path, *options: str) -> Iterator[Server]:
+def postgresql_server(directory: Path, *options: str) -> Generator[Server]:
     """Run a private PostgreSQL cluster; `options` are settings: `"synchronous_commit=off"`."""
     directory.mkdir(parents=True, exist_ok=True)
     user = _postgresql_user()

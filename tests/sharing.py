@@ -46,7 +46,7 @@ from tests.servers import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
 
     from tests.servers import Server
 
@@ -65,7 +65,7 @@ class Shared:
 
 
 @contextlib.contextmanager
-def test_run() -> Iterator[Path]:
+def test_run() -> Generator[Path]:
     """Make the directory of a run; at its end stop every server that was started for it."""
     run = Path(tempfile.mkdtemp(prefix="umbel-tests-"))
     run.chmod(0o711)  # PostgreSQL's user must be able to pass through
@@ -144,7 +144,7 @@ def _start_keeper(kind: str, run: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(run: Path, name: str) -> Iterator[None]:
+def _locked(run: Path, name: str) -> Generator[None]:
     with (run / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
