@@ -328,8 +328,8 @@ def _initialise_cluster(data: Path, user: str | None) -> None:
 
 
 def _postgresql_accepts(port: int) -> bool:
-    command = [_postgresql_program("pg_isready"), "--quiet", "-h", "127.0.0.1", "-p", str(port)]
-    return subprocess.run(command, check=False).returncode == 0
+    command = f"{_postgresql_program('pg_isready')} --quiet --host=127.0.0.1 --port={port}"
+    return subprocess.run(command.split(), check=False).returncode == 0
 
 
 def _postgresql_user() -> str | None:
