@@ -63,6 +63,9 @@ class Delivery:
     redelivered: bool = False
     #: It was revoked before it was delivered.
     revoked: bool = False
+    #: Why it must not run again ("time-limit 5.0", "terminated"), said when its process was ended;
+    #: "" = it may run.
+    verdict: str = ""
     #: Why these bytes are no message (then the body is the raw bytes); None = it is one.
     problem: str | None = None
 

@@ -62,6 +62,9 @@ class DeadConsumer:
 
     consumer_id: str
     running: tuple[str, ...] = ()
+    #: Why what it was running must not run again; kept with those messages as Delivery.verdict and
+    #: then no crash is charged. "" = it may run again.
+    verdict: str = ""
 
 
 class Transport(Protocol):
