@@ -1,0 +1,223 @@
+"""A task as it is run: everything that can be known before a message comes, decided once.
+
+``bind`` compiles a Task into a BoundTask when a worker starts (or ``apply`` first runs it), and again
+when the configuration's generation or a signal's receivers changed. Per message nothing is looked up:
+hooks nobody overrode and signals nobody connected are not in the tuples.
+"""
+
+from __future__ import annotations
+
+import inspect
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from umbel import signals, states
+from umbel.message import Outcome
+from umbel.wire.task import Request
+
+BeforeHook = Callable[[Request], None]
+AfterHook = Callable[[Request, Outcome], None]
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """Which exceptions are retried by themselves, and when."""
+
+    retry_for: tuple[type[BaseException], ...] = ()
+    never_for: tuple[type[BaseException], ...] = ()
+    max_retries: int | None = 3
+    #: Seconds between attempts without back-off.
+    delay: float = 180.0
+    #: Seconds of the first back-off step; 0 = no back-off.
+    backoff: float = 0.0
+    backoff_max: float = 600.0
+    jitter: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class BoundTask:
+    """A task ready to run. Shared by all threads that run it."""
+
+    name: str
+    task: Any
+    run: Callable[..., Any]
+    is_async: bool = False
+    acks_late: bool = True
+    ignore_result: bool = False
+    store_errors: bool = False
+    track_started: bool = False
+    #: Seconds; None = no limit.
+    soft_time_limit: float | None = None
+    time_limit: float | None = None
+    #: Starts that may end with the death of the process before the message is dead-lettered.
+    max_deliveries: int = 3
+    #: Exceptions that are part of the task's contract: logged in one line.
+    throws: tuple[type[BaseException], ...] = ()
+    serializer: str = "json"
+    #: Seconds a stored result lives; None = for ever.
+    result_expires: float | None = 86400.0
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    before: tuple[BeforeHook, ...] = ()
+    after: tuple[AfterHook, ...] = ()
+
+
+class ExceptionInfo:
+    """What hooks get as ``einfo``: the exception and its traceback as text."""
+
+    __slots__ = ("exception", "traceback", "type")
+
+    def __init__(self, exception: BaseException, text: str) -> None:
+        self.type = type(exception)
+        self.exception = exception
+        self.traceback = text
+
+    def __str__(self) -> str:
+        """Return the traceback."""
+        return self.traceback
+
+    def __repr__(self) -> str:
+        """Show which exception it holds."""
+        return f"<ExceptionInfo: {self.exception!r}>"
+
+
+def bind(task: Any, settings: Mapping[str, Any], base: type) -> BoundTask:
+    """Compile a task. ``base`` is the Task class whose hooks do nothing."""
+
+    def option(name: str, setting: str) -> Any:
+        value = getattr(task, name, None)
+        return settings[setting] if value is None else value
+
+    overrides_call = type(task).__call__ is not base.__call__  # type: ignore[operator]
+    run = task if overrides_call else task.run
+    lost = getattr(task, "reject_on_worker_lost", None)
+    return BoundTask(
+        name=task.name,
+        task=task,
+        run=run,
+        is_async=inspect.iscoroutinefunction(task.run),
+        acks_late=option("acks_late", "task_acks_late"),
+        ignore_result=option("ignore_result", "task_ignore_result"),
+        store_errors=option("store_errors_even_if_ignored", "task_store_errors_even_if_ignored"),
+        track_started=option("track_started", "task_track_started"),
+        soft_time_limit=option("soft_time_limit", "task_soft_time_limit"),
+        time_limit=option("time_limit", "task_time_limit"),
+        max_deliveries=1 if lost is False else settings["task_max_deliveries"],
+        throws=tuple(task.throws or ()),
+        serializer=settings["result_serializer"],
+        result_expires=settings["result_expires"],
+        retry=retry_policy(task),
+        before=_before(task, base),
+        after=_after(task, base),
+    )
+
+
+def retry_policy(task: Any) -> RetryPolicy:
+    """Read a task's retry options, named as in Celery."""
+    overrides = dict(getattr(task, "retry_kwargs", None) or {})
+    backoff = getattr(task, "retry_backoff", False)
+    return RetryPolicy(
+        retry_for=tuple(getattr(task, "autoretry_for", None) or ()),
+        never_for=tuple(getattr(task, "dont_autoretry_for", None) or ()),
+        max_retries=overrides.get("max_retries", task.max_retries),
+        delay=overrides.get("countdown", task.default_retry_delay),
+        backoff=float(max(1.0, backoff)) if backoff else 0.0,
+        backoff_max=getattr(task, "retry_backoff_max", 600.0),
+        jitter=getattr(task, "retry_jitter", True),
+    )
+
+
+def _before(task: Any, base: type) -> tuple[BeforeHook, ...]:
+    hooks: list[BeforeHook] = []
+    if signals.task_prerun.has_receivers(task):
+        hooks.append(
+            lambda request: signals.task_prerun.send(
+                task, task_id=request.id, task=task, args=request.args, kwargs=request.kwargs
+            )
+        )
+    if _overridden(task, base, "before_start"):
+        hooks.append(lambda request: task.before_start(request.id, request.args, request.kwargs))
+    return tuple(hooks)
+
+
+def _after(task: Any, base: type) -> tuple[AfterHook, ...]:
+    hooks: list[AfterHook] = []
+    if any(_overridden(task, base, name) for name in ("on_success", "on_failure", "on_retry")):
+        hooks.append(lambda request, outcome: _call_outcome_hook(task, request, outcome))
+    if any(
+        each.has_receivers(task)
+        for each in (signals.task_success, signals.task_failure, signals.task_retry)
+    ):
+        hooks.append(lambda request, outcome: _send_outcome_signal(task, request, outcome))
+    if _overridden(task, base, "after_return"):
+        hooks.append(lambda request, outcome: _call_after_return(task, request, outcome))
+    if signals.task_postrun.has_receivers(task):
+        hooks.append(lambda request, outcome: _send_postrun(task, request, outcome))
+    return tuple(hooks)
+
+
+def _overridden(task: Any, base: type, name: str) -> bool:
+    return getattr(type(task), name, None) is not getattr(base, name, None) or name in vars(task)
+
+
+def exception_info(outcome: Outcome) -> ExceptionInfo | None:
+    """Return what hooks call einfo, if the outcome has an exception."""
+    if outcome.error is None:
+        return None
+    text = outcome.traceback or "".join(traceback.format_exception_only(outcome.error))
+    return ExceptionInfo(outcome.error, text)
+
+
+def _call_outcome_hook(task: Any, request: Request, outcome: Outcome) -> None:
+    about = (request.id, request.args, request.kwargs)
+    match outcome.state:
+        case states.SUCCESS:
+            task.on_success(outcome.value, *about)
+        case states.FAILURE:
+            task.on_failure(outcome.error, *about, exception_info(outcome))
+        case states.RETRY:
+            task.on_retry(outcome.error, *about, exception_info(outcome))
+
+
+def _send_outcome_signal(task: Any, request: Request, outcome: Outcome) -> None:
+    match outcome.state:
+        case states.SUCCESS:
+            signals.task_success.send(task, result=outcome.value)
+        case states.FAILURE:
+            signals.task_failure.send(
+                task,
+                task_id=request.id,
+                exception=outcome.error,
+                args=request.args,
+                kwargs=request.kwargs,
+                traceback=outcome.error.__traceback__ if outcome.error else None,
+                einfo=exception_info(outcome),
+            )
+        case states.RETRY:
+            signals.task_retry.send(
+                task, request=request, reason=outcome.error, einfo=exception_info(outcome)
+            )
+
+
+def _call_after_return(task: Any, request: Request, outcome: Outcome) -> None:
+    task.after_return(
+        outcome.state,
+        outcome.value if outcome.error is None else outcome.error,
+        request.id,
+        request.args,
+        request.kwargs,
+        exception_info(outcome),
+    )
+
+
+def _send_postrun(task: Any, request: Request, outcome: Outcome) -> None:
+    signals.task_postrun.send(
+        task,
+        task_id=request.id,
+        task=task,
+        args=request.args,
+        kwargs=request.kwargs,
+        retval=outcome.value if outcome.error is None else outcome.error,
+        state=outcome.state,
+    )

@@ -1,0 +1,178 @@
+"""What follows from an outcome: the semantics of the whole system, on one screen.
+
+``advance`` is pure: from a delivery, its request and its outcome it makes Effects; it talks to nobody.
+The worker commits what it returns; ``apply`` publishes and stores it.
+
+    SUCCESS   the result; link callbacks with it in front; the next link of the chain
+    RETRY     the same task again, later; the attempt's exception as its state
+    FAILURE   the exception, also for every later id of the chain; errbacks
+    REVOKED   the reason
+    REJECTED  back to the queue, or to the dead letters
+    IGNORED   nothing
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from umbel import states
+from umbel.bound import BoundTask
+from umbel.exceptions import EncodeError
+from umbel.message import Delivery, Effects, Ending, Message, Outcome, ResultRecord
+from umbel.wire.result import encode_meta
+from umbel.wire.task import Request, retry_message
+
+#: (signature, arguments put in front, the request that causes it, further options) -> its message
+MessageFor = Callable[[Mapping[str, Any], Sequence[Any], Request, Mapping[str, Any]], Message]
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What advancing needs to know of the application; compiled once per worker."""
+
+    message_for: MessageFor
+    #: The node's name, stored with extended results.
+    worker: str = ""
+    extended: bool = False
+
+
+def advance(
+    delivery: Delivery | None,
+    request: Request,
+    outcome: Outcome,
+    bound: BoundTask,
+    policy: Policy,
+) -> Effects:
+    """Return what follows from this outcome."""
+    try:
+        match outcome.state:
+            case states.SUCCESS:
+                return Effects(
+                    delivery,
+                    results=_results(request, outcome, bound, policy),
+                    publish=_follow_ups(request, outcome, policy) if _has_next(request) else (),
+                )
+            case states.RETRY:
+                return _again(delivery, request, outcome, bound, policy)
+            case states.FAILURE:
+                return _failed(delivery, request, outcome, bound, policy)
+            case states.REVOKED:
+                return Effects(delivery, results=_results(request, outcome, bound, policy))
+            case states.REJECTED if outcome.requeue:
+                return Effects(delivery, ending=Ending.REQUEUE)
+            case states.REJECTED:
+                reason = f"rejected by the task: {outcome.error.reason!r}"  # type: ignore[union-attr]
+                return _failed(delivery, request, outcome, bound, policy, dead=reason)
+            case states.IGNORED:
+                return Effects(delivery)
+            case _:  # a custom state, progress: the task goes on
+                return Effects(
+                    delivery,
+                    ending=Ending.KEEP,
+                    results=(_record(request, outcome, bound, policy, task_id=request.id),),
+                )
+    except EncodeError as error:
+        return advance(delivery, request, _unstorable(outcome, error), bound, policy)
+
+
+def _again(
+    delivery: Delivery | None, request: Request, outcome: Outcome, bound: BoundTask, policy: Policy
+) -> Effects:
+    changes = outcome.changes or {}
+    message = delivery.message if delivery is not None else None
+    again = retry_message(
+        message,
+        request,
+        retries=request.retries + 1,
+        not_before=outcome.not_before,
+        args=changes.get("args"),
+        kwargs=changes.get("kwargs"),
+        options=changes.get("options"),
+    )
+    return Effects(
+        delivery, results=_results(request, outcome, bound, policy), publish=(again,)
+    )
+
+
+def _failed(
+    delivery: Delivery | None,
+    request: Request,
+    outcome: Outcome,
+    bound: BoundTask,
+    policy: Policy,
+    *,
+    dead: str | None = None,
+) -> Effects:
+    reason = dead or outcome.dead
+    later = tuple(
+        _record(request, outcome, bound, policy, task_id=task_id)
+        for task_id in _later_ids(request.chain)
+    )
+    return Effects(
+        delivery,
+        ending=Ending.DEAD if reason else Ending.ACK,
+        reason=reason or "",
+        results=_results(request, outcome, bound, policy) + later,
+        publish=tuple(
+            policy.message_for(errback, [request.id], request, {})
+            for errback in request.errbacks or ()
+            if not errback.get("called")
+        ),
+    )
+
+
+def _results(
+    request: Request, outcome: Outcome, bound: BoundTask, policy: Policy
+) -> tuple[ResultRecord, ...]:
+    ignore = bound.ignore_result if request.ignore_result is None else request.ignore_result
+    if ignore and not (bound.store_errors and outcome.error is not None):
+        return ()
+    return (_record(request, outcome, bound, policy, task_id=request.id),)
+
+
+def _record(
+    request: Request, outcome: Outcome, bound: BoundTask, policy: Policy, *, task_id: str
+) -> ResultRecord:
+    state = states.FAILURE if outcome.state == states.REJECTED else outcome.state
+    meta = encode_meta(
+        task_id,
+        state,
+        result=outcome.value if outcome.error is None else outcome.error,
+        traceback=outcome.traceback,
+        request=request,
+        extended=policy.extended,
+        worker=policy.worker,
+    )
+    return ResultRecord(task_id, meta, state, bound.result_expires, request.reply_to)
+
+
+def _has_next(request: Request) -> bool:
+    return bool(request.callbacks or request.chain)
+
+
+def _follow_ups(request: Request, outcome: Outcome, policy: Policy) -> tuple[Message, ...]:
+    messages = [
+        policy.message_for(callback, [outcome.value], request, {})
+        for callback in request.callbacks or ()
+    ]
+    if request.chain:
+        *rest, following = request.chain  # the next link is the last element (wire-protocol 5.3)
+        messages.append(
+            policy.message_for(following, [outcome.value], request, {"chain": rest or None})
+        )
+    return tuple(messages)
+
+
+def _later_ids(chain: Sequence[Mapping[str, Any]] | None) -> Iterator[str]:
+    for link in reversed(chain or ()):
+        task_id = link.get("options", {}).get("task_id")
+        if task_id:
+            yield task_id
+
+
+def _unstorable(outcome: Outcome, error: EncodeError) -> Outcome:
+    failure = EncodeError(f"the task's result cannot be stored: {error}")
+    failure.__cause__ = error.__cause__
+    return Outcome(states.FAILURE, error=failure, runtime=outcome.runtime)
