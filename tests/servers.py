@@ -57,6 +57,7 @@ class Server:
         log: Path,
         ready: Callable[[], bool],
         environment: Mapping[str, str] | None = None,
+        directory: Path | None = None,
         user: str | None = None,
         stop_signal: signal.Signals = signal.SIGTERM,
     ) -> None:
@@ -65,6 +66,7 @@ class Server:
         self.environment = dict(environment or {})
         self._command = [str(word) for word in command]
         self._ready = ready
+        self._directory = directory or log.parent
         self._user = user
         self._stop_signal = stop_signal
         self._process: subprocess.Popen[bytes] | None = None
@@ -86,7 +88,7 @@ class Server:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **self.environment},
-                cwd=self.log.parent,
+                cwd=self._directory,
                 user=self._user,
                 group=self._user,
                 extra_groups=[] if self._user else None,
