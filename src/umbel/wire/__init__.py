@@ -1,0 +1,1 @@
+"""The only place that knows Celery's names and byte layouts."""

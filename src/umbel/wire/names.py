@@ -1,0 +1,111 @@
+"""Celery's names on the wire: headers, keys, modules of exceptions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+from umbel import exceptions
+
+#: Headers that a sender always writes, null when unset.
+TASK_HEADERS: Final = frozenset(
+    {
+        "lang",
+        "task",
+        "id",
+        "shadow",
+        "eta",
+        "expires",
+        "group",
+        "group_index",
+        "retries",
+        "timelimit",
+        "root_id",
+        "parent_id",
+        "argsrepr",
+        "kwargsrepr",
+        "origin",
+        "ignore_result",
+        "replaced_task_nesting",
+        "stamped_headers",
+        "stamps",
+    }
+)
+COMPRESSION: Final = "compression"
+#: Set by Celery's transport on a message that it put back.
+REDELIVERED: Final = "redelivered"
+#: Written by RabbitMQ on dead-lettered or redelivered messages; a retry does not carry them on.
+BROKER_HEADERS: Final = frozenset(
+    {
+        "x-death",
+        "x-first-death-exchange",
+        "x-first-death-queue",
+        "x-first-death-reason",
+        "x-last-death-exchange",
+        "x-last-death-queue",
+        "x-last-death-reason",
+        "x-delivery-count",
+        "x-acquired-count",
+    }
+)
+#: What is not a user's own header.
+KNOWN_HEADERS: Final = TASK_HEADERS | BROKER_HEADERS | {COMPRESSION, REDELIVERED}
+
+#: AMQP's basic properties that a caller may set and that have no field in Message.
+AMQP_PROPERTIES: Final = frozenset(
+    {
+        "app_id",
+        "cluster_id",
+        "correlation_id",
+        "delivery_mode",
+        "expiration",
+        "message_id",
+        "timestamp",
+        "type",
+        "user_id",
+    }
+)
+
+EMPTY_EMBED: Final[Mapping[str, Any]] = MappingProxyType(
+    {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+)
+
+_CELERY = (
+    "AlreadyRegistered",
+    "BackendError",
+    "ChordError",
+    "Ignore",
+    "ImproperlyConfigured",
+    "IncompleteStream",
+    "InvalidTaskError",
+    "MaxRetriesExceededError",
+    "NotRegistered",
+    "QueueNotFound",
+    "Reject",
+    "Retry",
+    "SecurityError",
+    "TaskError",
+    "TaskPredicate",
+    "TaskRevokedError",
+    "TimeoutError",
+)
+_BILLIARD = ("SoftTimeLimitExceeded", "Terminated", "TimeLimitExceeded", "WorkerLostError")
+_KOMBU = ("ContentDisallowed", "DecodeError", "EncodeError", "SerializationError")
+
+#: Our exception class -> (module, name) under which Celery's programs know it.
+EXCEPTION_NAMES: Final[Mapping[type[BaseException], tuple[str, str]]] = {
+    exceptions.UmbelError: ("celery.exceptions", "CeleryError"),
+    exceptions.TransportError: ("kombu.exceptions", "OperationalError"),
+    **{getattr(exceptions, name): ("celery.exceptions", name) for name in _CELERY},
+    **{getattr(exceptions, name): ("billiard.exceptions", name) for name in _BILLIARD},
+    **{getattr(exceptions, name): ("kombu.exceptions", name) for name in _KOMBU},
+}
+#: And back; Celery shows some of them under a second module as well.
+EXCEPTION_CLASSES: Final[Mapping[tuple[str, str], type[BaseException]]] = {
+    **{where: cls for cls, where in EXCEPTION_NAMES.items()},
+    **{
+        ("celery.exceptions", name): getattr(exceptions, name)
+        for name in (*_BILLIARD, "OperationalError")
+    },
+}
