@@ -42,10 +42,12 @@ fi
 echo "umbel: installing $packages"
 # Every package list that can be read is enough: a broken extra source is not our business.
 $root apt-get -qq update || true
+log=$(mktemp)
 # shellcheck disable=SC2086 # $root and $packages are lists of words
 $root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends \
-    -o Dpkg::Use-Pty=0 $packages >/tmp/umbel-install-servers.log 2>&1 ||
-    { tail -n 30 /tmp/umbel-install-servers.log >&2; fail "apt-get install failed"; }
+    -o Dpkg::Use-Pty=0 $packages >"$log" 2>&1 ||
+    { tail -n 30 "$log" >&2; fail "apt-get install failed"; }
 
+rm -f "$log"
 packages=$(missing)
 [ -z "$packages" ] || fail "installed, yet not found"
