@@ -12,7 +12,6 @@ limit. Packages that are not in the standard library are imported when first ask
 from __future__ import annotations
 
 import binascii
-import json
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Mapping
@@ -203,7 +202,8 @@ def _unwrap(fields: dict[str, Any]) -> Any:
 
 def _make_chunks() -> Callable[[Any, int], Iterable[str]]:
     """Build the encoder. No table of open containers: it would be shared by threads, and a circular
-    value ends in RecursionError all the same."""
+    value ends in RecursionError all the same.
+    """
     if json_encoder.c_make_encoder is None:  # an interpreter without the C module
         return lambda value, _: json_encoder.JSONEncoder(
             check_circular=False, default=_reduce
@@ -226,7 +226,7 @@ def json_text(value: Any) -> str:
     """Return the value's JSON text (ASCII). Raises EncodeError."""
     try:
         return "".join(json_chunks(value, 0))
-    except Exception as error:  # noqa: BLE001 -- `__json__` and encoders of users raise anything
+    except Exception as error:
         raise _refused(value, error) from error
 
 
@@ -234,7 +234,7 @@ def json_dumps(value: Any) -> bytes:
     """Return the value's JSON text as bytes. Raises EncodeError."""
     try:
         return "".join(json_chunks(value, 0)).encode("ascii")
-    except Exception as error:  # noqa: BLE001 -- `__json__` and encoders of users raise anything
+    except Exception as error:
         raise _refused(value, error) from error
 
 
@@ -246,7 +246,7 @@ def json_loads(data: bytes) -> Any:
         value, end = scan(text, 0)
     except StopIteration:
         return _loads_padded(data)
-    except Exception as error:  # noqa: BLE001 -- decoders of users' types raise anything
+    except Exception as error:
         raise _undecodable("json", error) from error
     if end != len(text) and text[end:].strip(" \t\n\r"):
         raise DecodeError(f"not json: more data behind character {end}")
@@ -309,19 +309,17 @@ _CODECS: Mapping[str, Callable[[], _Codec]] = {
 }
 
 
-def _guarded(
-    name: str, encode: Callable[[Any], bytes], decode: Callable[[bytes], Any]
-) -> _Codec:
+def _guarded(name: str, encode: Callable[[Any], bytes], decode: Callable[[bytes], Any]) -> _Codec:
     def dumps(value: Any) -> bytes:
         try:
             return encode(value)
-        except Exception as error:  # noqa: BLE001 -- reducers of users raise anything
+        except Exception as error:
             raise _refused(value, error) from error
 
     def loads(data: bytes) -> Any:
         try:
             return decode(data)
-        except Exception as error:  # noqa: BLE001 -- so does what hostile bytes make of them
+        except Exception as error:
             raise _undecodable(name, error) from error
 
     return dumps, loads
@@ -365,7 +363,7 @@ def decompress(header: str, data: bytes, limit: int = DECOMPRESSED_LIMIT) -> byt
         plain, finished = opener(data, limit + 1)
     except (DecodeError, ImproperlyConfigured):
         raise
-    except Exception as error:  # noqa: BLE001 -- each library has exceptions of its own
+    except Exception as error:
         raise DecodeError(f"damaged {header} data: {error}") from error
     if len(plain) > limit:
         raise DecodeError(f"the {header} data grow beyond {limit} bytes")
