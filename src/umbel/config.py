@@ -1,0 +1,313 @@
+"""An application's configuration: a mutable view over frozen snapshots.
+
+Values come in layers; a later one wins:
+
+    defaults < [tool.umbel] in pyproject.toml < config_from_object < the program < UMBEL_… variables
+             < the command line
+
+"The program" is ``app.conf.x = …``, ``app.conf.update(…)`` and the arguments of ``Umbel(…)``. Every
+change makes a new ``Snapshot`` with the next generation; what was compiled from an older one notices
+by ``snapshot is not conf.snapshot`` and is compiled again. Nothing is read from files, modules or the
+environment before the first value is asked for, so that a program may set things up first; from then
+on those layers stay as they are. A program changes its configuration in one thread.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+from types import MappingProxyType, ModuleType
+from typing import Any
+
+from umbel.exceptions import ImproperlyConfigured
+from umbel.settings.kinds import Setting
+from umbel.settings.table import Settings, table
+
+#: Layers, the strongest last.
+LAYERS = ("pyproject", "object", "program", "environment", "command line")
+#: Similarity from which an unknown name is taken for a misspelt one where others may stand too.
+_SIMILAR = 0.85
+#: What marks the folder of a project.
+_PROJECT_MARKS = ("pyproject.toml", "setup.py", "manage.py", ".git")
+
+TABLE: Mapping[str, Setting[Any]] = MappingProxyType(table())
+#: Every name a setting is known by -> its name.
+NAMES: Mapping[str, str] = MappingProxyType(
+    {
+        known: row.name
+        for row in TABLE.values()
+        for known in (row.name, row.name.upper(), *row.old)
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All values at one time."""
+
+    generation: int
+    values: Mapping[str, Any]
+    #: Setting -> where its value comes from; defaults are absent.
+    sources: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Value:
+    value: Any
+    source: str
+
+
+class Config(Settings):
+    """The settings of one application, as attributes and as a mapping. Old names are understood."""
+
+    __slots__ = ("_environ", "_folder", "_layers", "_loaded", "_pending", "on_load", "snapshot")
+
+    def __init__(
+        self,
+        values: Mapping[str, Any] | None = None,
+        *,
+        environ: Mapping[str, str] | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        #: None until the first value is asked for; then the newest. Compare it by identity.
+        self.snapshot: Snapshot | None = None
+        #: Called once, when the configuration has been loaded.
+        self.on_load: Callable[[], None] | None = None
+        self._environ = environ
+        self._folder = folder
+        self._loaded = False
+        self._layers: dict[str, dict[str, _Value]] = {layer: {} for layer in LAYERS}
+        self._pending: Callable[[], dict[str, _Value]] | None = None
+        if values:
+            self.update(values)
+
+    # --- reading
+
+    def current(self) -> Snapshot:
+        """Return the newest snapshot, loading the configuration if that was not done yet."""
+        return self.snapshot or self._load()
+
+    @property
+    def generation(self) -> int:
+        """Return the number of the newest snapshot; it grows with every change."""
+        return self.current().generation
+
+    def value_of(self, name: str) -> Any:
+        """Return the effective value of the setting of exactly this name."""
+        return (self.snapshot or self._load()).values[name]
+
+    def __getitem__(self, name: str) -> Any:
+        """Return a setting by any of its names."""
+        return self.value_of(setting_named(name))
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return a setting by any of its names, or ``default`` if there is no such setting."""
+        return self.value_of(NAMES[name]) if name in NAMES else default
+
+    def __contains__(self, name: object) -> bool:
+        """Tell whether there is such a setting."""
+        return name in NAMES
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names of all settings."""
+        return iter(TABLE)
+
+    def source_of(self, name: str) -> str:
+        """Say where a setting's value comes from."""
+        return self.current().sources.get(setting_named(name), "default")
+
+    # --- changing
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set a setting by any of its names; a misspelt one is an error."""
+        if name in Config.__slots__ or name in TABLE:
+            super().__setattr__(name, value)
+        else:
+            self.assign(setting_named(name), value)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        """Set a setting by any of its names."""
+        self.assign(setting_named(name), value)
+
+    def assign(self, name: str, value: Any) -> None:
+        """Set the setting of exactly this name."""
+        self.update({name: value})
+
+    def update(self, values: Mapping[str, Any] | None = None, /, **more: Any) -> None:
+        """Set many settings, by any of their names; all or, if one is wrong, none."""
+        self.set_layer("program", {**(values or {}), **more}, source="the program")
+
+    def set_layer(self, layer: str, values: Mapping[str, Any], *, source: str) -> None:
+        """Set settings in one of the layers."""
+        self._change(layer, _parsed(values.items(), source))
+
+    def load_object(
+        self, target: object, *, namespace: str | None = None, force: bool = False
+    ) -> None:
+        """Read settings from a module, class, dict, object, or the dotted name of one.
+
+        A name is imported when the first setting is asked for, unless ``force``. Whatever was loaded
+        so before is replaced. With a namespace only names that begin with it count.
+        """
+
+        def load() -> dict[str, _Value]:
+            source = target if isinstance(target, str) else _title(target)
+            found = import_named(target) if isinstance(target, str) else target
+            return _parsed(_settings_in(found, namespace), source)
+
+        if self._loaded or force or not isinstance(target, str):
+            self._pending = None
+            self._layers["object"] = {}
+            self._change("object", load())
+        else:
+            self._pending = load
+
+    def _change(self, layer: str, values: Mapping[str, _Value]) -> None:
+        self._layers[layer] = {**self._layers[layer], **values}
+        if self.snapshot is not None:
+            self.snapshot = self._compile(self.snapshot.generation + 1)
+
+    # --- loading
+
+    def _load(self) -> Snapshot:
+        if self._pending is not None:
+            # Taken out first: a module that asks for a setting while it is imported sees what is
+            # known so far instead of importing itself again.
+            pending, self._pending = self._pending, None
+            self._layers["object"] = pending()
+        if not self._loaded:
+            self._loaded = True
+            self._layers["pyproject"] = _from_pyproject(self._folder or Path.cwd())
+            self._layers["environment"] = _from_environment(
+                os.environ if self._environ is None else self._environ
+            )
+        snapshot = self.snapshot = self._compile(1)
+        if self.on_load is not None:
+            called, self.on_load = self.on_load, None
+            called()
+            snapshot = self.snapshot
+        return snapshot
+
+    def _compile(self, generation: int) -> Snapshot:
+        values = {name: row.default for name, row in TABLE.items()}
+        sources: dict[str, str] = {}
+        for layer in LAYERS:
+            for name, each in self._layers[layer].items():
+                values[name] = each.value
+                sources[name] = each.source
+        return Snapshot(generation, MappingProxyType(values), MappingProxyType(sources))
+
+
+def setting_named(name: str) -> str:
+    """Return the name of the setting known by this name; raises ImproperlyConfigured."""
+    if name in NAMES:
+        return NAMES[name]
+    raise ImproperlyConfigured(_unknown(name))
+
+
+def _unknown(name: str, source: str = "") -> str:
+    close = get_close_matches(name.lower(), TABLE, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"there is no setting {name!r}{hint}" + (f" (from {source})" if source else "")
+
+
+def _parsed(items: Iterable[tuple[str, Any]], source: str) -> dict[str, _Value]:
+    found: dict[str, _Value] = {}
+    for given, value in items:
+        if given not in NAMES:
+            raise ImproperlyConfigured(_unknown(given, source))
+        row = TABLE[NAMES[given]]
+        found[row.name] = _Value(row.parse(value, source), source)
+    return found
+
+
+# --- the sources
+
+
+def find_project(start: Path) -> Path:
+    """Return the folder of the project that ``start`` is in: the nearest one upwards with a mark."""
+    for folder in (start, *start.parents):
+        if any((folder / mark).exists() for mark in _PROJECT_MARKS):
+            return folder
+    return start
+
+
+def _from_pyproject(folder: Path) -> dict[str, _Value]:
+    path = find_project(folder) / "pyproject.toml"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError:
+        return {}
+    if "tool.umbel" not in text:
+        return {}
+    try:
+        section = tomllib.loads(text).get("tool", {}).get("umbel", {})
+    except tomllib.TOMLDecodeError as error:
+        raise ImproperlyConfigured(f"{path} cannot be read: {error}") from error
+    return _parsed(section.items(), f"{path}, [tool.umbel]")
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, _Value]:
+    found: dict[str, _Value] = {}
+    for variable, text in environ.items():
+        if not variable.startswith("UMBEL_"):
+            continue
+        name = variable.removeprefix("UMBEL_").lower()
+        source = f"the variable {variable}"
+        if name in TABLE:
+            found[name] = _Value(TABLE[name].parse_text(text, source), source)
+        elif get_close_matches(name, TABLE, n=1, cutoff=_SIMILAR):
+            raise ImproperlyConfigured(_unknown(name, source))
+    return found
+
+
+def _settings_in(found: object, namespace: str | None) -> Iterator[tuple[str, Any]]:
+    items = found.items() if isinstance(found, Mapping) else _attributes(found)
+    prefix = f"{namespace.rstrip('_')}_" if namespace else ""
+    for given, value in items:
+        if prefix and not given.upper().startswith(prefix.upper()):
+            continue
+        name = given[len(prefix) :]
+        if prefix and name.isupper():
+            name = name.lower()
+        if name in NAMES:
+            yield name, value
+        elif isinstance(found, Mapping) and not prefix:
+            yield given, value  # a dict made for us has nothing else in it: an error says so
+        elif get_close_matches(name.lower(), TABLE, n=1, cutoff=_SIMILAR):
+            yield name, value  # a module has other names too, but hardly one so similar
+
+
+def _attributes(found: object) -> Iterator[tuple[str, Any]]:
+    for name in dir(found):
+        if name.startswith("_"):
+            continue
+        value = getattr(found, name)
+        if not isinstance(value, ModuleType):
+            yield name, value
+
+
+def _title(target: object) -> str:
+    name = getattr(target, "__name__", None)
+    return str(name) if name else f"a {type(target).__name__}"
+
+
+def import_named(name: str) -> Any:
+    """Return the module ``a.b``, or what ``a.b:c`` or ``a.b.c`` names in it."""
+    module_name, _, attribute = name.partition(":")
+    try:
+        if attribute:
+            return getattr(import_module(module_name), attribute)
+        return import_module(module_name)
+    except ModuleNotFoundError as error:
+        parent, _, last = module_name.rpartition(".")
+        if attribute or not parent or error.name != module_name:
+            raise ImproperlyConfigured(f"cannot import {name!r}: {error}") from error
+        return getattr(import_module(parent), last)
+    except AttributeError as error:
+        raise ImproperlyConfigured(f"cannot import {name!r}: {error}") from error

@@ -1,0 +1,1 @@
+"""What can be configured: the kinds of values, and the table of all settings."""
