@@ -1,0 +1,77 @@
+"""The specification of a server as tests: whatever implements ``umbel.servers.seams`` must pass.
+
+A server plugs in with one thin file. It says how to reach an empty server and how time passes, and
+picks the suites; ``ServerContract`` is all of them:
+
+    from umbel.testing.clock import FakeClock
+    from umbel.testing.contract import Backend, ServerContract
+
+    class TestSqlite(ServerContract):
+        @pytest.fixture
+        def backend(self, tmp_path: Path) -> Backend:
+            clock = FakeClock.running()
+            url = f"sqlite:///{tmp_path}/queue"
+            return Backend(url, row="sqlite", clock=clock, options={"clock": clock})
+
+A server whose leases and due times come from its own clock takes no fake one; then time really
+passes, in short pieces: ``Backend(url, row="redis", short=0.4)``.
+
+Nothing here asks which server it is. Where servers may differ, ``Capabilities`` says how, and
+``capabilities.TABLE`` is what each of ours must be able to do. A server without a ledger leaves out
+``LedgerContract`` and lists the others.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+# The suites stand in an installed package, where pytest explains no failed assertion by itself.
+pytest.register_assert_rewrite(
+    *(
+        f"{__name__}.{module}"
+        for module in (
+            "capabilities",
+            "commit",
+            "consumer",
+            "leases",
+            "ledger",
+            "results",
+            "stage",
+            "transport",
+        )
+    )
+)
+
+from umbel.testing.contract.capabilities import CapabilitiesContract  # noqa: E402 -- see above
+from umbel.testing.contract.commit import CommitContract  # noqa: E402
+from umbel.testing.contract.consumer import ConsumerContract  # noqa: E402
+from umbel.testing.contract.leases import LeaseContract  # noqa: E402
+from umbel.testing.contract.ledger import LedgerContract  # noqa: E402
+from umbel.testing.contract.results import ResultContract  # noqa: E402
+from umbel.testing.contract.stage import Backend, Stage  # noqa: E402
+from umbel.testing.contract.transport import TransportContract  # noqa: E402
+
+__all__ = [
+    "Backend",
+    "CapabilitiesContract",
+    "CommitContract",
+    "ConsumerContract",
+    "LeaseContract",
+    "LedgerContract",
+    "ResultContract",
+    "ServerContract",
+    "Stage",
+    "TransportContract",
+]
+
+
+class ServerContract(
+    CapabilitiesContract,
+    TransportContract,
+    ConsumerContract,
+    LeaseContract,
+    CommitContract,
+    ResultContract,
+    LedgerContract,
+):
+    """All that a server with a ledger of its own promises."""

@@ -1,0 +1,78 @@
+"""What each of our servers must be able to do: the table of the design, as data."""
+
+from __future__ import annotations
+
+from umbel.servers.seams import Capabilities
+from umbel.testing.contract.stage import Stage, Suite
+
+_AMQP = frozenset({"direct", "topic", "fanout"})
+
+
+def _row(
+    commit: str = "atomic",
+    *,
+    delay_precision: float = 0.001,
+    exchange_types: frozenset[str] = _AMQP,
+    priorities: int = 10,
+    dead_letters: bool = True,
+    durable_ledger: bool = True,
+) -> Capabilities:
+    return Capabilities(
+        commit=commit,
+        delay_precision=delay_precision,
+        exchange_types=exchange_types,
+        priorities=priorities,
+        dead_letters=dead_letters,
+        durable_ledger=durable_ledger,
+        stored="",
+    )
+
+
+#: No guarantee may be declared away: a server's capabilities equal its row, ``stored`` apart.
+TABLE: dict[str, Capabilities] = {
+    "memory": _row(durable_ledger=False),
+    "sqlite": _row(),
+    # Celery's four buckets, which its workers read too.
+    "redis": _row(priorities=4),
+    # The last second of a delay may be spent in the worker. A companion store adds the ledger.
+    "rabbitmq": _row(
+        "ordered",
+        delay_precision=1.0,
+        exchange_types=_AMQP | {"headers"},
+        durable_ledger=False,
+    ),
+    "rabbitmq+store": _row("ordered", delay_precision=1.0, exchange_types=_AMQP | {"headers"}),
+    "postgres": _row(),
+}
+
+
+class CapabilitiesContract(Suite):
+    """A server says what it can do, and ours can do what the design demands."""
+
+    def test_capabilities_equal_the_table_of_the_design(self, stage: Stage) -> None:
+        has = stage.transport.capabilities
+        if not stage.backend.row:
+            return
+        must = TABLE[stage.backend.row]
+        assert has.commit == must.commit
+        assert 0 < has.delay_precision <= must.delay_precision
+        assert has.exchange_types == must.exchange_types
+        assert has.priorities == must.priorities
+        assert has.dead_letters == must.dead_letters
+        assert has.durable_ledger == must.durable_ledger
+
+    def test_what_stored_means_is_one_sentence(self, stage: Stage) -> None:
+        stored = stage.transport.capabilities.stored
+        assert stored
+        assert "\n" not in stored
+
+    def test_commit_is_atomic_or_ordered(self, stage: Stage) -> None:
+        assert stage.transport.capabilities.commit in ("atomic", "ordered")
+
+    def test_display_url_is_text_for_banners(self, stage: Stage) -> None:
+        assert "://" in stage.server.display_url
+
+    def test_closing_a_server_again_changes_nothing(self, stage: Stage) -> None:
+        server = stage.open()
+        server.close()
+        server.close()
