@@ -164,7 +164,10 @@ class ResultStore(Protocol):
 
 
 class Watch(Protocol):
-    """A session that follows results. One thread owns it; ``add``, ``discard``, ``wake`` from any."""
+    """A session that follows results. ``add``, ``discard``, ``wake`` may be called from any thread.
+
+    The rest is for its owner: one thread at a time, which may hand it on to another thread.
+    """
 
     def add(self, task_ids: Iterable[str]) -> None:
         """Follow these ids too; what is already stored for them is reported by the next receive."""
@@ -180,7 +183,7 @@ class Watch(Protocol):
         """
 
     def wake(self) -> None:
-        """Make a ``receive`` that waits return. Any thread."""
+        """Make a ``receive`` that waits return, or the next one not wait. Any thread."""
 
     def close(self) -> None:
         """End the session. Idempotent."""
