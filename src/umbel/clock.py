@@ -11,12 +11,15 @@ class Clock(Protocol):
 
     def now(self) -> float:
         """Return the wall time, seconds since 1970 (for what is stored or compared across hosts)."""
+        ...
 
     def monotonic(self) -> float:
         """Return a time that never goes back (for deadlines and durations inside a process)."""
+        ...
 
-    def sleep(self, seconds: float) -> None:
+    def sleep(self, seconds: float, /) -> None:
         """Block the calling thread."""
+        ...
 
 
 class SystemClock:

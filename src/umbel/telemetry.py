@@ -10,7 +10,7 @@ that emitting needs no lock.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -41,7 +41,7 @@ def listen(listener: Listener) -> Callable[[], None]:
 
 
 @contextmanager
-def listening(listener: Listener) -> Iterator[None]:
+def listening(listener: Listener) -> Generator[None]:
     """Listen while the block runs."""
     remove = listen(listener)
     try:

@@ -23,7 +23,7 @@ RANKS = {
         (
             "exceptions states clock ids backoff telemetry topology",
             "message schedules serializers security",
-            "wire",
+            "wire settings",
             "servers bridge config",
             "context signals routing result",
             "publisher bound",

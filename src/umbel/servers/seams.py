@@ -77,6 +77,7 @@ class Transport(Protocol):
 
         Raises TopologyConflict when one exists with other properties.
         """
+        ...
 
     def publish(self, messages: Sequence[Message], *, deadline: float) -> None:
         """Store all messages, in order, in one round trip; on return they are stored.
@@ -86,6 +87,7 @@ class Transport(Protocol):
         Raises Unroutable or PublishError naming the messages refused (the others are stored),
         ConnectionLost when it is not known whether they are stored, TimeoutError at the deadline.
         """
+        ...
 
     def consume(self, queues: Sequence[str], *, consumer_id: str, lease: float) -> Consumer:
         """Begin a session that receives from these queues, earlier ones not preferred.
@@ -93,9 +95,11 @@ class Transport(Protocol):
         ``consumer_id`` is unique for ever. What the session holds is its own until it gives it back,
         commits it, or its lease of ``lease`` seconds ends without being renewed.
         """
+        ...
 
     def renew(self, consumer_ids: Collection[str], *, lease: float) -> Collection[str]:
         """Extend the leases of these consumers by ``lease`` seconds from now; return those lost."""
+        ...
 
     def recover(self, dead: Sequence[DeadConsumer] = ()) -> int:
         """Give back what dead consumers held; return how many messages. Anyone may, any time.
@@ -105,18 +109,23 @@ class Transport(Protocol):
         queue. What consumers held whose lease ended goes back with a loss counted. The consumers are
         fenced from then on: nothing they held can be committed.
         """
+        ...
 
     def depth(self, queues: Sequence[str]) -> dict[str, Depth]:
         """Count the messages of each queue; a queue that does not exist is absent."""
+        ...
 
     def queues(self) -> Sequence[str]:
         """Return the names of all queues that exist."""
+        ...
 
     def purge(self, queues: Sequence[str]) -> int:
         """Delete what waits in these queues, ready or delayed; return how many."""
+        ...
 
     def close(self) -> None:
         """Close connections. The next call opens them again."""
+        ...
 
 
 class Consumer(Protocol):
@@ -130,15 +139,19 @@ class Consumer(Protocol):
         marked or not, so that their callers get an answer; bytes that are no message are returned
         with ``problem``. Returns early, perhaps empty, after ``wake``. Raises ConnectionLost.
         """
+        ...
 
     def give_back(self, deliveries: Sequence[Delivery]) -> None:
         """Return messages that were never started, to the front of their queues, uncounted."""
+        ...
 
     def wake(self) -> None:
         """Make a ``receive`` that waits return, or the next one not wait. Any thread, signal-safe."""
+        ...
 
     def close(self) -> None:
         """End the session; whatever it still holds is given back. Idempotent."""
+        ...
 
 
 class ResultStore(Protocol):
@@ -149,18 +162,23 @@ class ResultStore(Protocol):
 
     def put(self, records: Sequence[ResultRecord]) -> None:
         """Store all, in one round trip, and tell who watches. A stored SUCCESS is never replaced."""
+        ...
 
     def get(self, task_ids: Sequence[str]) -> dict[str, bytes]:
         """Return the metas that exist, by id, in one round trip."""
+        ...
 
     def watch(self) -> Watch:
         """Begin a session that is told of results as they come."""
+        ...
 
     def forget(self, task_ids: Sequence[str]) -> None:
         """Delete results."""
+        ...
 
     def close(self) -> None:
         """Close connections. The next call opens them again."""
+        ...
 
 
 class Watch(Protocol):
@@ -171,9 +189,11 @@ class Watch(Protocol):
 
     def add(self, task_ids: Iterable[str]) -> None:
         """Follow these ids too; what is already stored for them is reported by the next receive."""
+        ...
 
     def discard(self, task_ids: Iterable[str]) -> None:
         """Follow these no more."""
+        ...
 
     def receive(self, timeout: float) -> list[tuple[str, bytes]]:
         """Wait up to ``timeout`` seconds; return new metas, by id, in the order of their storing.
@@ -181,12 +201,15 @@ class Watch(Protocol):
         Every final meta of a followed id is reported at least once; of several intermediate ones in
         a row the last may stand for all. Waits for a push of the server where it has one.
         """
+        ...
 
     def wake(self) -> None:
         """Make a ``receive`` that waits return, or the next one not wait. Any thread."""
+        ...
 
     def close(self) -> None:
         """End the session. Idempotent."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,36 +230,46 @@ class Ledger(Protocol):
 
     def dead_letters(self, *, limit: int = 100, after: str = "") -> Sequence[DeadLetter]:
         """Return dead letters, oldest first, from behind the one whose key is ``after``."""
+        ...
 
     def requeue(self, keys: Sequence[str]) -> int:
         """Send dead letters to their queues again, with their counts at zero; return how many."""
+        ...
 
     def drop(self, keys: Sequence[str]) -> int:
         """Delete dead letters; return how many."""
+        ...
 
     def revoke(self, task_ids: Sequence[str], *, expires_in: float) -> None:
         """Remember that these shall not run; deliveries of them are marked from now on."""
+        ...
 
     def revoked(self, task_ids: Sequence[str]) -> frozenset[str]:
         """Return which of these are revoked."""
+        ...
 
     def announce(self, node: str, record: Mapping[str, Any], *, expires_in: float) -> None:
         """Keep a node's record (JSON-able) for ``expires_in`` seconds."""
+        ...
 
     def nodes(self) -> dict[str, dict[str, Any]]:
         """Return the records of nodes that live, by name."""
+        ...
 
     def retire(self, node: str) -> None:
         """Delete a node's record."""
+        ...
 
     def acquire(self, name: str, holder: str, *, lease: float) -> int | None:
         """Take or renew the lease ``name``; return its fencing token, or None if another holds it.
 
         The token grows with each change of holder and stays while one holder renews.
         """
+        ...
 
     def release(self, name: str, holder: str) -> None:
         """Give the lease up, if ``holder`` has it."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +291,7 @@ class Committer(Protocol):
         ends the effect's delivery among the dead letters, with everything else of it undone.
         Raises ConnectionLost; then nothing is known, and the same call may be repeated.
         """
+        ...
 
 
 class Server(Protocol):
@@ -272,3 +306,4 @@ class Server(Protocol):
 
     def close(self) -> None:
         """Close all of it. Idempotent."""
+        ...
