@@ -1,0 +1,96 @@
+"""Which application is current, and which task runs here.
+
+The current application belongs to the process: the one made last, unless ``set_current_app`` or
+``set_as_current=False`` says otherwise. It serves whatever is made without naming an application
+(``shared_task``, ``AsyncResult(id)``, a signature that came in a message).
+
+What runs here is kept in context variables, so that it is right in threads and in coroutines alike.
+Whoever runs a task sets ``current_request`` around it; everything else only reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from umbel.config import Config
+from umbel.exceptions import ImproperlyConfigured
+from umbel.message import Message
+from umbel.servers.seams import Committer, Ledger, ResultStore, Server
+from umbel.wire.task import Request
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """The opened servers of an application."""
+
+    broker: Server
+    results: ResultStore
+    ledger: Ledger | None
+    committer: Committer
+
+
+class Sender(Protocol):
+    """What publishes (see ``umbel.publisher``)."""
+
+    def publish(
+        self, messages: Sequence[Message], *, deadline_in: float | None = None
+    ) -> None:
+        """Store all messages, or raise."""
+
+
+class Application(Protocol):
+    """What the lower parts need of an application (see ``umbel.app``)."""
+
+    main: str | None
+    conf: Config
+    publisher: Sender
+
+    @property
+    def tasks(self) -> Mapping[str, Any]:
+        """The registered tasks by name."""
+
+    def servers(self) -> Servers:
+        """Return the opened servers."""
+
+    def call(self, name: str) -> Any:
+        """Return what sends the task of this name (see ``umbel.calling.BoundCall``)."""
+
+
+#: The request that runs here; None outside of tasks.
+current_request: ContextVar[Request | None] = ContextVar("umbel.current_request", default=None)
+
+#: Stores a state of the running task: ``(request, state, meta)``. A worker sets it, so that progress
+#: is fenced like all else; None = write straight to the result store.
+Reporter = Callable[[Request, str, Any], None]
+reporter: ContextVar[Reporter | None] = ContextVar("umbel.reporter", default=None)
+
+_current: Application | None = None
+
+
+def current_app() -> Application:
+    """Return the current application; raises ImproperlyConfigured when there is none."""
+    if _current is None:
+        raise ImproperlyConfigured("there is no application yet: make one with Umbel('name')")
+    return _current
+
+
+def current_app_or_none() -> Application | None:
+    """Return the current application, if there is one."""
+    return _current
+
+
+def set_current_app(app: Application | None) -> None:
+    """Make this the current application."""
+    global _current  # noqa: PLW0603 -- the one application of the process, by design
+    _current = app
+
+
+def current_task() -> Any:
+    """Return the task that runs here, or None."""
+    request = current_request.get()
+    if request is None or _current is None:
+        return None
+    return _current.tasks.get(request.task or "")
