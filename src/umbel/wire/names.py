@@ -109,3 +109,10 @@ EXCEPTION_CLASSES: Final[Mapping[tuple[str, str], type[BaseException]]] = {
         for name in (*_BILLIARD, "OperationalError")
     },
 }
+
+#: Keys on Redis (``wire-protocol`` 2.2, 2.3, 4.1), without the user's prefix.
+BINDINGS: Final = "_kombu.binding."
+PERMANENT_BINDINGS: Final = "_kombu.binding_permanent."
+RESULT: Final = "celery-task-meta-"
+BUCKET_SEPARATOR: Final = "\x06\x16"
+PRIORITY_STEPS: Final = (0, 3, 6, 9)
