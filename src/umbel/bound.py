@@ -1,8 +1,8 @@
 """A task as it is run: everything that can be known before a message comes, decided once.
 
-``bind`` compiles a Task into a BoundTask when a worker starts (or ``apply`` first runs it), and again
-when the configuration's generation or a signal's receivers changed. Per message nothing is looked up:
-hooks nobody overrode and signals nobody connected are not in the tuples.
+``bind`` compiles a Task into a BoundTask when a worker starts (or ``apply`` first runs it), and
+again when the configuration's generation or a signal's receivers changed. Per message nothing is
+looked up: hooks nobody overrode and signals nobody connected are not in the tuples.
 """
 
 from __future__ import annotations
@@ -131,11 +131,7 @@ def retry_policy(task: Any) -> RetryPolicy:
 def _before(task: Any, base: type) -> tuple[BeforeHook, ...]:
     hooks: list[BeforeHook] = []
     if signals.task_prerun.has_receivers(task):
-        hooks.append(
-            lambda request: signals.task_prerun.send(
-                task, task_id=request.id, task=task, args=request.args, kwargs=request.kwargs
-            )
-        )
+        hooks.append(lambda request: _send_prerun(task, request))
     if _overridden(task, base, "before_start"):
         hooks.append(lambda request: task.before_start(request.id, request.args, request.kwargs))
     return tuple(hooks)
@@ -155,6 +151,12 @@ def _after(task: Any, base: type) -> tuple[AfterHook, ...]:
     if signals.task_postrun.has_receivers(task):
         hooks.append(lambda request, outcome: _send_postrun(task, request, outcome))
     return tuple(hooks)
+
+
+def _send_prerun(task: Any, request: Request) -> None:
+    signals.task_prerun.send(
+        task, task_id=request.id, task=task, args=request.args, kwargs=request.kwargs
+    )
 
 
 def _overridden(task: Any, base: type, name: str) -> bool:
@@ -178,6 +180,8 @@ def _call_outcome_hook(task: Any, request: Request, outcome: Outcome) -> None:
             task.on_failure(outcome.error, *about, exception_info(outcome))
         case states.RETRY:
             task.on_retry(outcome.error, *about, exception_info(outcome))
+        case _:
+            pass
 
 
 def _send_outcome_signal(task: Any, request: Request, outcome: Outcome) -> None:
@@ -198,6 +202,8 @@ def _send_outcome_signal(task: Any, request: Request, outcome: Outcome) -> None:
             signals.task_retry.send(
                 task, request=request, reason=outcome.error, einfo=exception_info(outcome)
             )
+        case _:
+            pass
 
 
 def _call_after_return(task: Any, request: Request, outcome: Outcome) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import random
-import sys
 import traceback
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -27,6 +26,7 @@ from umbel.wire.task import Request
 logger = logging.getLogger("umbel.task")
 
 _monotonic = SYSTEM_CLOCK.monotonic
+_now = SYSTEM_CLOCK.now
 
 
 def execute(bound: BoundTask, request: Request) -> Outcome:
@@ -38,7 +38,7 @@ def execute(bound: BoundTask, request: Request) -> Outcome:
             for hook in bound.before:
                 hook(request)
             value = bound.run(*request.args, **request.kwargs)
-            outcome = Outcome(states.SUCCESS, value, runtime=_monotonic() - started)
+            outcome = Outcome(states.SUCCESS, value, runtime=_monotonic() - started, done_at=_now())
         except BaseException as error:  # noqa: BLE001 -- whatever user code raises is its outcome
             outcome = judge(bound, request, error, _monotonic() - started)
         if bound.after:
@@ -63,7 +63,7 @@ async def execute_async(
             for hook in bound.before:
                 hook(request)
             value = await bound.run(*request.args, **request.kwargs)
-            outcome = Outcome(states.SUCCESS, value, runtime=_monotonic() - started)
+            outcome = Outcome(states.SUCCESS, value, runtime=_monotonic() - started, done_at=_now())
         except BaseException as error:  # noqa: BLE001 -- whatever user code raises is its outcome
             outcome = judge(bound, request, why() or error, _monotonic() - started)
         if bound.after:
@@ -83,13 +83,26 @@ def judge(bound: BoundTask, request: Request, error: BaseException, runtime: flo
         case Reject():
             return Outcome(states.REJECTED, error=error, requeue=error.requeue, runtime=runtime)
         case TaskRevokedError():
-            return Outcome(states.REVOKED, error=error, runtime=runtime)
+            return Outcome(states.REVOKED, error=error, runtime=runtime, done_at=_now())
+        case _:
+            return _failed_or_retried(bound, request, error, runtime)
+
+
+def _failed_or_retried(
+    bound: BoundTask, request: Request, error: BaseException, runtime: float
+) -> Outcome:
     policy = bound.retry
     if isinstance(error, policy.retry_for) and not isinstance(error, policy.never_for):
         again = _retried_by_policy(policy, request, error, runtime)
         if again is not None:
             return again
-    return Outcome(states.FAILURE, error=error, traceback=format_traceback(error), runtime=runtime)
+    return Outcome(
+        states.FAILURE,
+        error=error,
+        traceback=format_traceback(error),
+        runtime=runtime,
+        done_at=_now(),
+    )
 
 
 def retry_delay(policy: RetryPolicy, retries: int) -> float:
@@ -132,7 +145,7 @@ def _retried(verdict: Retry, runtime: float) -> Outcome:
 def _when(when: Any) -> float:
     if isinstance(when, dt.datetime):
         return when.timestamp()
-    return SYSTEM_CLOCK.now() + float(when) if when else 0.0
+    return _now() + float(when) if when else 0.0
 
 
 def _retried_by_policy(
@@ -144,7 +157,7 @@ def _retried_by_policy(
         states.RETRY,
         error=error,
         traceback=format_traceback(error),
-        not_before=SYSTEM_CLOCK.now() + retry_delay(policy, request.retries),
+        not_before=_now() + retry_delay(policy, request.retries),
         runtime=runtime,
     )
 
@@ -156,10 +169,5 @@ def _run_after_hooks(bound: BoundTask, request: Request, outcome: Outcome) -> No
             hook(request, outcome)
         except Exception:
             logger.exception("A hook of task %s[%s] failed", bound.name, request.id)
-        except BaseException:  # noqa: BLE001 -- a late SystemExit or soft limit must not end the worker
-            logger.error(  # noqa: TRY400 -- with the traceback of what was raised
-                "A hook of task %s[%s] was interrupted",
-                bound.name,
-                request.id,
-                exc_info=sys.exc_info(),
-            )
+        except BaseException:  # a late SystemExit or soft limit must not end the worker
+            logger.exception("A hook of task %s[%s] was interrupted", bound.name, request.id)

@@ -1,10 +1,10 @@
 """What travels between the parts: messages, deliveries, outcomes and effects. Values only.
 
-    publisher ── Message ──> server ── Delivery ──> worker: execute ── Outcome ──> advance ── Effects ──> commit
+    publisher ─ Message ─> server ─ Delivery ─> execute ─ Outcome ─> advance ─ Effects ─> commit
 
-Nothing here is changed after it was made, so all of it may cross threads. ``Message`` has the fields
-that AMQP gives a message and the wire layouts of every server can carry; what the headers and the
-body mean is known to ``wire`` alone.
+Nothing here is changed after it was made, so all of it may cross threads. ``Message`` has the
+fields that AMQP gives a message and the wire layouts of every server can carry; what the headers
+and the body mean is known to ``wire`` alone.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ class Outcome:
     requeue: bool = False
     #: Seconds the user's code ran.
     runtime: float = 0.0
-    #: Result tuples of the tasks sent by this one (``wire-protocol`` 4.4).
-    children: tuple[Any, ...] = ()
+    #: Wall time at which it ended; None = it did not (or nobody looked).
+    done_at: float | None = None
     #: Put the message among the dead letters for this reason; None = do not.
     dead: str | None = None
 

@@ -1,7 +1,7 @@
 """What follows from an outcome: the semantics of the whole system, on one screen.
 
-``advance`` is pure: from a delivery, its request and its outcome it makes Effects; it talks to nobody.
-The worker commits what it returns; ``apply`` publishes and stores it.
+``advance`` is pure: from a delivery, its request and its outcome it makes Effects; it talks to
+nobody. The worker commits what it returns; ``apply`` publishes and stores it.
 
     SUCCESS   the result; link callbacks with it in front; the next link of the chain
     RETRY     the same task again, later; the attempt's exception as its state
@@ -14,7 +14,7 @@ The worker commits what it returns; ``apply`` publishes and stores it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from umbel import states
@@ -24,7 +24,7 @@ from umbel.message import Delivery, Effects, Ending, Message, Outcome, ResultRec
 from umbel.wire.result import encode_meta
 from umbel.wire.task import Request, retry_message
 
-#: (signature, arguments put in front, the request that causes it, further options) -> its message
+#: (signature, arguments in front, the request that causes it, further options) -> its message
 MessageFor = Callable[[Mapping[str, Any], Sequence[Any], Request, Mapping[str, Any]], Message]
 
 
@@ -39,13 +39,25 @@ class Policy:
 
 
 def advance(
-    delivery: Delivery | None,
+    delivery: Delivery,
     request: Request,
     outcome: Outcome,
     bound: BoundTask,
     policy: Policy,
+    *,
+    held: bool = True,
 ) -> Effects:
-    """Return what follows from this outcome."""
+    """Return what follows from this outcome.
+
+    ``held`` is false when the delivery was acknowledged before it ran: then nothing fences them.
+    """
+    effects = _advance(delivery, request, outcome, bound, policy)
+    return effects if held else replace(effects, delivery=None)
+
+
+def _advance(  # noqa: C901 -- one case per state: all of the semantics in one place
+    delivery: Delivery, request: Request, outcome: Outcome, bound: BoundTask, policy: Policy
+) -> Effects:
     try:
         match outcome.state:
             case states.SUCCESS:
@@ -71,33 +83,31 @@ def advance(
                 return Effects(
                     delivery,
                     ending=Ending.KEEP,
-                    results=(_record(request, outcome, bound, policy, task_id=request.id),),
+                    results=(_record(request, outcome, bound, policy, task_id=request.id or ""),),
                 )
     except EncodeError as error:
-        return advance(delivery, request, _unstorable(outcome, error), bound, policy)
+        return _advance(delivery, request, _unstorable(outcome, error), bound, policy)
 
 
 def _again(
-    delivery: Delivery | None, request: Request, outcome: Outcome, bound: BoundTask, policy: Policy
+    delivery: Delivery, request: Request, outcome: Outcome, bound: BoundTask, policy: Policy
 ) -> Effects:
     changes = outcome.changes or {}
-    message = delivery.message if delivery is not None else None
     again = retry_message(
-        message,
+        delivery.message,
         request,
         retries=request.retries + 1,
         not_before=outcome.not_before,
         args=changes.get("args"),
         kwargs=changes.get("kwargs"),
-        options=changes.get("options"),
+        # to the queue it came from, whatever exchange led there
+        options={"exchange": "", "routing_key": delivery.queue, **changes.get("options", {})},
     )
-    return Effects(
-        delivery, results=_results(request, outcome, bound, policy), publish=(again,)
-    )
+    return Effects(delivery, results=_results(request, outcome, bound, policy), publish=(again,))
 
 
 def _failed(
-    delivery: Delivery | None,
+    delivery: Delivery,
     request: Request,
     outcome: Outcome,
     bound: BoundTask,
@@ -118,7 +128,6 @@ def _failed(
         publish=tuple(
             policy.message_for(errback, [request.id], request, {})
             for errback in request.errbacks or ()
-            if not errback.get("called")
         ),
     )
 
@@ -129,7 +138,7 @@ def _results(
     ignore = bound.ignore_result if request.ignore_result is None else request.ignore_result
     if ignore and not (bound.store_errors and outcome.error is not None):
         return ()
-    return (_record(request, outcome, bound, policy, task_id=request.id),)
+    return (_record(request, outcome, bound, policy, task_id=request.id or ""),)
 
 
 def _record(
@@ -141,6 +150,8 @@ def _record(
         state,
         result=outcome.value if outcome.error is None else outcome.error,
         traceback=outcome.traceback,
+        children=request.children or (),
+        date_done=outcome.done_at,
         request=request,
         extended=policy.extended,
         worker=policy.worker,

@@ -137,7 +137,9 @@ class Consumer(Protocol):
         Of what is due, higher priority comes first, then earlier sent. There is no moment in which a
         message exists only in this process. Messages that were revoked or have expired are returned,
         marked or not, so that their callers get an answer; bytes that are no message are returned
-        with ``problem``. Returns early, perhaps empty, after ``wake``. Raises ConnectionLost.
+        with ``problem``. Returns early, perhaps empty, after ``wake``.
+        Raises ConnectionLost; what the failed call had reserved is then returned by the next one, and
+        the session, with all it holds, goes on over a new connection.
         """
         ...
 

@@ -1,0 +1,169 @@
+"""The board: shared memory in which each child says what it is doing.
+
+A child writes its own slot, supervisor and node read it; nobody else writes while the child lives.
+When it dies the slot still says which consumer it was and what was running, so the supervisor can
+mark it a grave and the node can bury it: charge the task that was running, give back the rest. It
+is the truth for hard time limits, for listing what is active, and for the question "which task did
+the dead child run?".
+
+An entry's ``used`` byte is written last and cleared first, so a reader never sees half an entry
+that counts. Ids are at most 255 bytes (AMQP's limit for a correlation id); longer ones are refused
+before they run. Untouched pages of the anonymous map cost nothing, so the board may be generous.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+
+#: Longest message id in bytes that the board, and so a worker, takes.
+MAX_ID = 255
+_MAX_NAME = 127
+_MAX_TEXT = 127
+
+#: state, pid, processed, ready_at, consumer id, verdict
+_SLOT = struct.Struct(f"=BiQd{_MAX_TEXT + 1}p{_MAX_TEXT + 1}p")
+_SLOT_SIZE = 512
+#: used, started, deadline, id, name
+_ENTRY = struct.Struct(f"=Bdd{MAX_ID + 1}p{_MAX_NAME + 1}p")
+_ENTRY_SIZE = 448
+_STATE, _PID, _PROCESSED, _READY_AT = 0, 1, 5, 13
+_CONSUMER = 21
+_VERDICT = _CONSUMER + _MAX_TEXT + 1
+
+
+class SlotState(IntEnum):
+    """The life of a slot."""
+
+    FREE = 0
+    STARTING = 1
+    READY = 2
+    #: Takes nothing new, finishes what it runs.
+    STOPPING = 3
+    #: Its process is dead and not yet buried.
+    GRAVE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """One task that a child is running."""
+
+    id: str
+    name: str
+    #: Monotonic time.
+    started: float
+    #: Monotonic time at which the supervisor ends the process; 0 = never.
+    deadline: float
+
+
+class Slot:
+    """One child's part of the board. Written by that child, read by anyone."""
+
+    def __init__(self, memory: mmap.mmap, offset: int, entries: int) -> None:
+        self._memory = memory
+        self._offset = offset
+        self._first = offset + _SLOT_SIZE
+        self.entries = entries
+
+    @property
+    def state(self) -> SlotState:
+        """Where the slot is in its life."""
+        return SlotState(self._memory[self._offset])
+
+    @state.setter
+    def state(self, state: SlotState) -> None:
+        self._memory[self._offset] = state
+
+    @property
+    def pid(self) -> int:
+        """The process of this slot; 0 = none yet."""
+        return int(struct.unpack_from("=i", self._memory, self._offset + _PID)[0])
+
+    @pid.setter
+    def pid(self, pid: int) -> None:
+        struct.pack_into("=i", self._memory, self._offset + _PID, pid)
+
+    @property
+    def processed(self) -> int:
+        """How many tasks the child has ended."""
+        return int(struct.unpack_from("=Q", self._memory, self._offset + _PROCESSED)[0])
+
+    @processed.setter
+    def processed(self, count: int) -> None:
+        struct.pack_into("=Q", self._memory, self._offset + _PROCESSED, count)
+
+    @property
+    def consumer_id(self) -> str:
+        """The consumer whose deliveries the child holds."""
+        return self._text(_CONSUMER)
+
+    @consumer_id.setter
+    def consumer_id(self, consumer_id: str) -> None:
+        self._write(_CONSUMER, consumer_id)
+
+    @property
+    def verdict(self) -> str:
+        """Why the supervisor ended the child; "" = it died by itself."""
+        return self._text(_VERDICT)
+
+    @verdict.setter
+    def verdict(self, verdict: str) -> None:
+        self._write(_VERDICT, verdict)
+
+    def clear(self) -> None:
+        """Make the slot as new."""
+        for index in self._used():
+            self.end(index)
+        self._memory[self._offset : self._first] = bytes(_SLOT_SIZE)
+
+    def begin(self, index: int, running: tuple[bytes, bytes, float, float]) -> None:
+        """Say that entry ``index`` runs (id, name, started, deadline)."""
+        at = self._first + index * _ENTRY_SIZE
+        ident, name, started, deadline = running
+        _ENTRY.pack_into(self._memory, at, 0, started, deadline, ident, name)
+        self._memory[at] = 1
+
+    def end(self, index: int) -> None:
+        """Say that entry ``index`` runs nothing."""
+        self._memory[self._first + index * _ENTRY_SIZE] = 0
+
+    def running(self) -> list[Running]:
+        """Return what runs."""
+        found = []
+        for index in self._used():
+            at = self._first + index * _ENTRY_SIZE
+            _, started, deadline, ident, name = _ENTRY.unpack_from(self._memory, at)
+            found.append(Running(ident.decode(), name.decode(errors="replace"), started, deadline))
+        return found
+
+    def _used(self) -> list[int]:
+        last = self._first + self.entries * _ENTRY_SIZE
+        flags = self._memory[self._first : last : _ENTRY_SIZE]
+        return [index for index, used in enumerate(flags) if used] if any(flags) else []
+
+    def _text(self, at: int) -> str:
+        (text,) = struct.unpack_from(f"={_MAX_TEXT + 1}p", self._memory, self._offset + at)
+        return bytes(text).decode(errors="replace")
+
+    def _write(self, at: int, text: str) -> None:
+        data = text.encode()[:_MAX_TEXT]
+        struct.pack_into(f"={_MAX_TEXT + 1}p", self._memory, self._offset + at, data)
+
+
+class Board:
+    """All slots. Made by the supervisor before it forks."""
+
+    def __init__(self, slots: int, *, entries: int) -> None:
+        size = _SLOT_SIZE + entries * _ENTRY_SIZE
+        self._memory = mmap.mmap(-1, slots * size)
+        self.slots = tuple(Slot(self._memory, i * size, entries) for i in range(slots))
+
+    def free(self) -> Slot | None:
+        """Return a slot nobody uses, or None."""
+        return next((slot for slot in self.slots if slot.state is SlotState.FREE), None)
+
+    def in_state(self, *wanted: SlotState) -> list[Slot]:
+        """Return the slots in one of these states."""
+        return [slot for slot in self.slots if slot.state in wanted]

@@ -1,0 +1,75 @@
+"""A worker child: a process around one engine. Its main thread runs the synchronous tasks.
+
+Signals: TERM = finish what runs, until the deadline the supervisor gave; QUIT = give everything
+back and end now. INT is ignored: a terminal sends it to the whole group, and the supervisor
+decides.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import FrameType
+
+from umbel.clock import SYSTEM_CLOCK
+from umbel.worker.board import Slot
+from umbel.worker.engine import Engine
+
+#: Seconds between thread switches; beside CPU-bound tasks the pump gets the interpreter this soon.
+SWITCH_INTERVAL = 0.0005
+
+
+@dataclass(frozen=True, slots=True)
+class ChildPlan:
+    """How a child is to run."""
+
+    make_engine: Callable[[Slot, Callable[[], bool]], Engine]
+    #: Seconds that running tasks have after TERM.
+    patience: float
+    #: Written to when the child is ready.
+    ready_fd: int
+    on_start: Callable[[], None]
+    on_stop: Callable[[], None]
+
+
+def run_child(plan: ChildPlan, slot: Slot) -> None:
+    """Be a worker child until told to stop. Called in the forked process; does not return."""
+    parent = os.getppid()
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    gc.freeze()
+    engine = plan.make_engine(slot, lambda: os.getppid() == parent)
+    _install_signals(engine, plan.patience)
+    plan.on_start()
+    engine.start(lane_here=True)
+    os.write(plan.ready_fd, b"r")
+    watcher = threading.Thread(target=_exit_when_stopped, args=(engine, plan), daemon=True)
+    watcher.start()
+    engine.run_here()
+    watcher.join()
+
+
+def _install_signals(engine: Engine, patience: float) -> None:
+    def warm(_signum: int, _frame: FrameType | None) -> None:
+        engine.stop(SYSTEM_CLOCK.monotonic() + patience)
+
+    def cold(_signum: int, _frame: FrameType | None) -> None:
+        engine.stop(SYSTEM_CLOCK.monotonic())
+
+    signal.signal(signal.SIGTERM, warm)
+    signal.signal(signal.SIGQUIT, cold)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _exit_when_stopped(engine: Engine, plan: ChildPlan) -> None:
+    # The main thread may be inside a task that outlived the deadline; only leaving ends that.
+    # What it ran was given back by then.
+    engine.join()
+    plan.on_stop()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

@@ -1,0 +1,129 @@
+"""The engine: what runs tasks in one process; a child process has one, solo and tests too.
+
+``Engine.start`` begins the session with the broker and the pump's thread; ``run_here`` makes the
+calling thread a lane until the engine stops; ``stop`` may come from any thread or signal handler.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from umbel import ids
+from umbel.clock import SYSTEM_CLOCK
+from umbel.servers.seams import Committer, Transport
+from umbel.worker.board import Slot, SlotState
+from umbel.worker.lane import Lane
+from umbel.worker.limits import SignalLimit, SoftLimit, ThreadLimit
+from umbel.worker.loop import Loop
+from umbel.worker.pump import Parts, Pump
+from umbel.worker.service import Service
+from umbel.worker.window import Window
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What an engine is to do."""
+
+    node: str
+    queues: Sequence[str]
+    #: Threads that run synchronous tasks.
+    lanes: int = 1
+    #: Seconds a machine may be silent before its deliveries are given to others.
+    lease: float = 15.0
+    parent_lives: Callable[[], bool] = lambda: True
+
+
+class Engine:
+    """Runs tasks until it is stopped. Made and started by one thread."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        service: Service,
+        *,
+        transport: Transport,
+        committer: Committer,
+        slot: Slot,
+    ) -> None:
+        self._plan = plan
+        self._service = service
+        self._slot = slot
+        self._pid = os.getpid()
+        slot.pid = self._pid
+        slot.consumer_id = f"{plan.node}:{self._pid}:{ids.new_id()[:8]}"
+        consumer = transport.consume(plan.queues, consumer_id=slot.consumer_id, lease=plan.lease)
+        self._lanes: list[Lane] = []
+        self._pump = Pump(
+            Parts(
+                consumer=consumer,
+                committer=committer,
+                service=service,
+                lanes=self._lanes,
+                window=Window(lanes=plan.lanes),
+                make_loop=self._make_loop,
+                parent_lives=plan.parent_lives,
+                count=self._count,
+            )
+        )
+        self._threads = [threading.Thread(target=self._pump.run, name="umbel-pump")]
+
+    def start(self, *, lane_here: bool) -> None:
+        """Begin to receive. With ``lane_here`` the caller promises to call ``run_here``."""
+        in_threads = self._plan.lanes - 1 if lane_here else self._plan.lanes
+        if lane_here:
+            self._lanes.append(self._make_lane(0, here=True))
+        for index in range(self._plan.lanes - in_threads, self._plan.lanes):
+            ready = threading.Event()
+            thread = threading.Thread(
+                target=self._run_lane, args=(index, ready), name=f"umbel-lane-{index}", daemon=True
+            )
+            thread.start()
+            ready.wait()
+        for thread in self._threads:
+            thread.start()
+        self._slot.state = SlotState.READY
+
+    def run_here(self) -> None:
+        """Run synchronous tasks in this thread, with signals, until the engine stops."""
+        self._lanes[0].run()
+
+    def stop(self, deadline: float) -> None:
+        """Receive no more; end when what runs is done, or at this monotonic time. Signal-safe."""
+        self._slot.state = SlotState.STOPPING
+        self._pump.stop(deadline)
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until everything held was committed or given back; tell whether it was."""
+        deadline = None if timeout is None else SYSTEM_CLOCK.monotonic() + timeout
+        for thread in self._threads:
+            left = None if deadline is None else max(deadline - SYSTEM_CLOCK.monotonic(), 0.0)
+            thread.join(left)
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def _run_lane(self, index: int, ready: threading.Event) -> None:
+        lane = self._make_lane(index, here=False)
+        self._lanes.append(lane)
+        ready.set()
+        lane.run()
+
+    def _make_lane(self, index: int, *, here: bool) -> Lane:
+        main = here and threading.current_thread() is threading.main_thread()
+        limit: SoftLimit = SignalLimit() if main else ThreadLimit()
+        return Lane(
+            index, self._pump.desk, self._service, slot=self._slot, limit=limit, pid=self._pid
+        )
+
+    def _make_loop(self) -> Loop:
+        return Loop(
+            self._pump.desk,
+            self._service,
+            slot=self._slot,
+            first_entry=self._plan.lanes,
+            pid=self._pid,
+        )
+
+    def _count(self, ended: int) -> None:
+        self._slot.processed += ended

@@ -1,0 +1,140 @@
+"""A lane: a thread that runs synchronous tasks, one at a time.
+
+In the process pool the child's main thread is its only lane, so that soft limits and signals work
+in it. ``--pool threads`` has several. A lane takes deliveries from the inbox, in batches as the
+pump puts them there, and leaves effects in the outbox; it talks to no server. It rings the pump
+when it runs out of work, or when effects have waited for ``FLUSH`` seconds: a result is never held
+back by the tasks behind it, and a thousand trivial tasks are few commits.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from umbel import context
+from umbel.clock import SYSTEM_CLOCK
+from umbel.exceptions import SoftTimeLimitExceeded
+from umbel.executor import execute, judge
+from umbel.message import Delivery, Effects, Outcome
+from umbel.wire.task import Request
+from umbel.worker.service import Prepared, Service
+
+if TYPE_CHECKING:
+    from umbel.worker.board import Slot
+    from umbel.worker.limits import SoftLimit
+
+#: Seconds that effects may wait for others before the pump is rung.
+FLUSH = 0.004
+#: Seconds after the hard limit at which the supervisor ends the process.
+GRACE = 0.0
+
+_monotonic = SYSTEM_CLOCK.monotonic
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A delivery on its way to a lane; ``held`` is false if it was acknowledged before."""
+
+    delivery: Delivery
+    held: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Effects on their way to the pump, with what the window learns from them."""
+
+    effects: Effects
+    #: The task's name; "" = nothing to learn.
+    name: str = ""
+    runtime: float = 0.0
+
+
+@dataclass(slots=True)
+class Desk:
+    """What lanes, loop and pump share: two queues and a bell. All operations are atomic."""
+
+    #: Rings the pump.
+    ring: Callable[[], None]
+    inbox: SimpleQueue[Item | None] = field(default_factory=SimpleQueue)
+    outbox: deque[Done] = field(default_factory=deque)
+    #: Passes a coroutine task that only decoding could recognise on to the loop.
+    to_loop: Callable[[list[Prepared]], None] | None = None
+
+
+class Lane:
+    """Runs synchronous tasks. Everything but ``busy_since`` belongs to its thread."""
+
+    def __init__(
+        self, index: int, desk: Desk, service: Service, *, slot: Slot, limit: SoftLimit, pid: int
+    ) -> None:
+        self.index = index
+        #: Monotonic time since which a task runs; 0 = idle. Read by the pump.
+        self.busy_since = 0.0
+        self._desk = desk
+        self._service = service
+        self._slot = slot
+        self._limit = limit
+        self._pid = pid
+        self._flush_at = 0.0
+
+    def run(self) -> None:
+        """Run what comes until None comes."""
+        take = self._desk.inbox.get
+        while (item := take()) is not None:
+            self._step(item)
+
+    def _step(self, item: Item) -> None:
+        name = item.delivery.message.headers.get("task", "")
+        prepared = self._service.prepare(item.delivery)
+        if isinstance(prepared, Effects):
+            return self._leave(Done(prepared, name, 0.0), _monotonic())
+        if prepared.bound.is_async and self._desk.to_loop is not None:
+            return self._desk.to_loop([prepared])
+        if prepared.bound.track_started:
+            self._leave(Done(self._service.started(prepared, self._pid, held=item.held)), 0.0)
+        context.reporter.set(reporter(self._desk, self._service, prepared, held=item.held))
+        started = self.busy_since = _monotonic()
+        request = prepared.request
+        hard = prepared.hard
+        deadline = started + hard + GRACE if hard else 0.0
+        self._slot.begin(
+            self.index, (prepared.id.encode(), prepared.bound.name.encode(), started, deadline)
+        )
+        outcome = self._execute(prepared) if prepared.soft else execute(prepared.bound, request)
+        self._slot.end(self.index)
+        effects = self._service.effects(prepared, outcome, held=item.held)
+        self.busy_since = 0.0
+        return self._leave(Done(effects, name, outcome.runtime), _monotonic())
+
+    def _execute(self, prepared: Prepared) -> Outcome:
+        bound, request = prepared.bound, prepared.request
+        try:
+            self._limit.arm(prepared.soft or 0.0)
+            try:
+                return execute(bound, request)
+            finally:
+                self._limit.disarm()
+        except SoftTimeLimitExceeded as error:  # it rang between the task's end and disarming
+            return judge(bound, request, error, prepared.soft or 0.0)
+
+    def _leave(self, done: Done, now: float) -> None:
+        desk = self._desk
+        desk.outbox.append(done)
+        if now >= self._flush_at or desk.inbox.empty():
+            self._flush_at = now + FLUSH
+            desk.ring()
+
+
+def reporter(desk: Desk, service: Service, prepared: Prepared, *, held: bool) -> context.Reporter:
+    """Return what ``update_state`` calls in this task: its progress is fenced like its result."""
+
+    def report(_request: Request, state: str, meta: Any) -> None:
+        effects = service.effects(prepared, Outcome(state, meta), held=held)
+        desk.outbox.append(Done(effects))
+        desk.ring()
+
+    return report

@@ -1,0 +1,140 @@
+"""The asyncio loop of a worker process: a thread that runs coroutine tasks, many at a time.
+
+The pump submits batches, the loop runs each as an asyncio task; effects gather in the outbox and
+the pump is rung once per turn of the loop. Soft and hard limits cancel the task: the first as
+SoftTimeLimitExceeded, the second as TimeLimitExceeded; a coroutine that swallows its cancellation,
+or blocks the loop, is ended with its process by the supervisor a little later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import Future
+from typing import TYPE_CHECKING
+
+from umbel import context
+from umbel.clock import SYSTEM_CLOCK
+from umbel.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
+from umbel.executor import execute_async
+from umbel.message import Outcome
+from umbel.worker.lane import Desk, Done, reporter
+from umbel.worker.service import Prepared, Service
+
+if TYPE_CHECKING:
+    from umbel.worker.board import Slot
+
+#: Seconds that the loop has to cancel a task over its hard limit before the supervisor steps in.
+GRACE = 2.0
+
+_monotonic = SYSTEM_CLOCK.monotonic
+
+
+class Loop:
+    """Owned by its thread; ``submit`` and ``stop`` may be called from any."""
+
+    def __init__(
+        self, desk: Desk, service: Service, *, slot: Slot, first_entry: int, pid: int
+    ) -> None:
+        self._desk = desk
+        self._service = service
+        self._slot = slot
+        self._pid = pid
+        self._entries = list(range(slot.entries - 1, first_entry - 1, -1))
+        #: How many coroutine tasks it runs at most.
+        self.limit = len(self._entries)
+        #: How many run or wait to run. Read by the pump.
+        self.count = 0
+        self._counting = threading.Lock()
+        self._flushing = False
+        self._running: set[asyncio.Task[None]] = set()
+        started: Future[asyncio.AbstractEventLoop] = Future()
+        self._thread = threading.Thread(
+            target=self._serve, args=(started,), name="umbel-loop", daemon=True
+        )
+        self._thread.start()
+        self._loop = started.result()
+
+    def submit(self, batch: list[Prepared], *, held: bool = True) -> None:
+        """Run these. Any thread."""
+        with self._counting:
+            self.count += len(batch)
+        self._loop.call_soon_threadsafe(self._begin, batch, held)
+
+    def stop(self) -> None:
+        """Cancel what runs and end the thread."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    def _serve(self, started: Future[asyncio.AbstractEventLoop]) -> None:
+        with asyncio.Runner() as runner:
+            loop = runner.get_loop()
+            asyncio.set_event_loop(loop)
+            started.set_result(loop)
+            loop.run_forever()
+
+    def _begin(self, batch: list[Prepared], held: bool) -> None:  # noqa: FBT001 -- call_soon takes no keywords
+        for prepared in batch:
+            task = self._loop.create_task(self._run(prepared, held=held))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+
+    async def _run(self, prepared: Prepared, *, held: bool) -> None:
+        entry = self._entries.pop() if self._entries else None
+        started = _monotonic()
+        if entry is not None:
+            deadline = started + prepared.hard + GRACE if prepared.hard else 0.0
+            about = (prepared.id.encode(), prepared.bound.name.encode(), started, deadline)
+            self._slot.begin(entry, about)
+        if prepared.bound.track_started:
+            self._leave(Done(self._service.started(prepared, self._pid, held=held)))
+        context.reporter.set(reporter(self._desk, self._service, prepared, held=held))
+        try:
+            outcome = await self._execute(prepared)
+        finally:
+            if entry is not None:
+                self._slot.end(entry)
+                self._entries.append(entry)
+            with self._counting:
+                self.count -= 1
+        effects = self._service.effects(prepared, outcome, held=held)
+        self._leave(Done(effects))
+
+    async def _execute(self, prepared: Prepared) -> Outcome:
+        limits: list[BaseException] = []
+
+        def why() -> BaseException | None:
+            return limits[-1] if limits else None
+
+        if not prepared.soft and not prepared.hard:
+            return await execute_async(prepared.bound, prepared.request, why=why)
+        me = asyncio.current_task()
+        assert me is not None
+
+        def cancel(error: BaseException) -> None:
+            limits.append(error)
+            me.cancel()
+
+        timers = [
+            self._loop.call_later(seconds, cancel, error)
+            for seconds, error in (
+                (prepared.soft, SoftTimeLimitExceeded()),
+                (prepared.hard, TimeLimitExceeded(prepared.hard)),
+            )
+            if seconds
+        ]
+        try:
+            return await execute_async(prepared.bound, prepared.request, why=why)
+        finally:
+            for timer in timers:
+                timer.cancel()
+
+    def _leave(self, done: Done) -> None:
+        self._desk.outbox.append(done)
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        self._desk.ring()

@@ -1,0 +1,119 @@
+"""The node: the one process of a worker that speaks for all its children.
+
+It renews their leases, so that a task which holds the interpreter lock for a minute does not cost
+its process what it holds; it buries the dead: charges what was running, gives back the rest; it
+recovers what other machines lost; it keeps the node's record in the ledger.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import selectors
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from umbel import telemetry
+from umbel.clock import SYSTEM_CLOCK
+from umbel.exceptions import TransportError
+from umbel.servers.seams import DeadConsumer, Ledger, Transport
+from umbel.worker.board import Board, Slot, SlotState
+
+logger = logging.getLogger("umbel.worker")
+
+
+@dataclass(frozen=True, slots=True)
+class NodePlan:
+    """What a node speaks for."""
+
+    name: str
+    board: Board
+    lease: float
+    record: dict[str, Any]
+
+
+class Node:
+    """Owned by the thread in ``run``; ``wake`` and ``stop`` may be called from any."""
+
+    def __init__(self, plan: NodePlan, *, transport: Transport, ledger: Ledger | None) -> None:
+        self._plan = plan
+        self._transport = transport
+        self._ledger = ledger
+        self._read_fd, self._write_fd = os.pipe()
+        os.set_blocking(self._write_fd, False)
+        os.set_blocking(self._read_fd, False)
+        self._stopping = False
+        self._silent_since: float | None = None
+
+    def wake(self) -> None:
+        """Make it look at the board now. Any thread or process that shares its pipe."""
+        try:
+            os.write(self._write_fd, b"w")
+        except BlockingIOError:
+            return  # it is awake already
+
+    def stop(self) -> None:
+        """End after the present turn."""
+        self._stopping = True
+        self.wake()
+
+    def run(self, parent_lives: Callable[[], bool]) -> None:
+        """Renew, bury and recover until stopped."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._read_fd, selectors.EVENT_READ)
+            while not self._stopping and parent_lives():
+                self._turn()
+                if selector.select(self._plan.lease / 3):
+                    os.read(self._read_fd, 4096)
+        self._retire()
+
+    def _turn(self) -> None:
+        try:
+            self._bury()
+            self._renew()
+            self._transport.recover()
+            if self._ledger is not None:
+                record = {**self._plan.record, "processed": self._processed()}
+                self._ledger.announce(self._plan.name, record, expires_in=self._plan.lease)
+            self._silent_since = None
+        except TransportError as error:
+            if self._silent_since is None:
+                self._silent_since = SYSTEM_CLOCK.monotonic()
+                logger.error("The node cannot renew its leases, trying again: %s", error)  # noqa: TRY400 -- an outage, no bug
+
+    def _bury(self) -> None:
+        graves = self._plan.board.in_state(SlotState.GRAVE)
+        dead = [_dead_consumer(slot) for slot in graves if slot.consumer_id]
+        if dead:
+            count = self._transport.recover(dead)
+            telemetry.emit("consumer.buried", count=len(dead), deliveries=count)
+        for slot in graves:
+            slot.clear()
+
+    def _renew(self) -> None:
+        living = self._plan.board.in_state(SlotState.STARTING, SlotState.READY, SlotState.STOPPING)
+        consumers = [slot.consumer_id for slot in living if slot.consumer_id]
+        if consumers:
+            lost = self._transport.renew(consumers, lease=self._plan.lease)
+            if lost:
+                logger.warning("Leases were lost while nobody could renew them: %s", sorted(lost))
+
+    def _processed(self) -> int:
+        return sum(slot.processed for slot in self._plan.board.slots)
+
+    def _retire(self) -> None:
+        try:
+            self._bury()
+            if self._ledger is not None:
+                self._ledger.retire(self._plan.name)
+        except TransportError as error:
+            logger.warning("The node's record could not be removed; it will expire: %s", error)
+
+
+def _dead_consumer(slot: Slot) -> DeadConsumer:
+    running = tuple(each.id for each in slot.running())
+    return DeadConsumer(slot.consumer_id, running, slot.verdict)
+
+
+__all__ = ["Node", "NodePlan"]

@@ -1,0 +1,356 @@
+"""The pump: the one thread of a worker process that talks to the broker.
+
+It owns the Consumer and the Committer. Its turn is always the same: commit what is done, decide how
+much to hold, receive that much or wait for a ring. So a batch of any size costs one receive and one
+commit, and while the lanes work the next batch is fetched.
+
+Guarantees. A delivery that it received is, at every moment, in exactly one of: the inbox, a lane or
+the loop, the outbox, ``_unfed``, ``_pending`` (a commit that failed and will be repeated), given
+back. Nothing is forgotten on an error of the server: the same commit is repeated until it is
+answered, and the fence on the server makes a repeat harmless. What has not begun is given back when
+every lane is blocked by a long task, and when the worker stops.
+
+Beside CPU-bound Python every return from the server waits for the interpreter lock; so the number
+of calls per batch is small and fixed, and the child shortens the switch interval.
+
+Rejected: letting the lane commit itself (no read-ahead, and a long task would hold back the results
+before it); one queue for both directions (give-back could not take out what has not begun).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from queue import Empty
+
+from umbel import backoff, telemetry
+from umbel.clock import SYSTEM_CLOCK
+from umbel.exceptions import TransportError
+from umbel.message import Delivery, Effects, Ending
+from umbel.servers.seams import Committer, Consumer
+from umbel.worker.lane import Desk, Done, Item, Lane
+from umbel.worker.loop import Loop
+from umbel.worker.service import Prepared, Service
+from umbel.worker.window import Window
+
+logger = logging.getLogger("umbel.worker")
+
+#: Seconds after which a lane counts as blocked by a long task, and what waits behind it goes back.
+BLOCKED_AFTER = 0.05
+#: Longest wait in seconds; after it the pump looks whether its parent still lives.
+LONGEST_WAIT = 2.0
+#: Seconds between attempts to reach a server that is gone: first and longest.
+RECONNECT, RECONNECT_MOST = 0.05, 5.0
+
+_monotonic = SYSTEM_CLOCK.monotonic
+_now = SYSTEM_CLOCK.now
+
+
+class Bell:
+    """Something to wait for with a deadline; ringing is one C call and may come from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def ring(self) -> None:
+        """Let one wait return, the present or the next."""
+        try:
+            self._lock.release()
+        except RuntimeError:  # it rings already
+            return
+
+    def wait(self, timeout: float) -> bool:
+        """Wait for a ring; tell whether it rang."""
+        return self._lock.acquire(timeout=timeout)
+
+
+@dataclass(slots=True)
+class Parts:
+    """What the pump works with; made by the engine."""
+
+    consumer: Consumer
+    committer: Committer
+    service: Service
+    lanes: Sequence[Lane]
+    window: Window
+    #: Makes the asyncio loop when the first coroutine task comes.
+    make_loop: Callable[[], Loop]
+    #: Tells whether the process that started this one still lives.
+    parent_lives: Callable[[], bool]
+    #: Told how many tasks were ended by a commit.
+    count: Callable[[int], None]
+
+
+class Pump:
+    """Owned by the thread in ``run``; ``ring`` and ``stop`` may be called from any."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self.desk = Desk(self.ring, to_loop=self._submit)
+        self._bell = Bell()
+        self._receiving = False
+        self._pending: list[Effects] = []
+        #: Received, and not handed over because acknowledging them early failed.
+        self._unfed: list[Delivery] = []
+        self._suspects: deque[Delivery] = deque()
+        self._loop: Loop | None = None
+        self._async_share = 0.0
+        self._stop_by: float | None = None
+        self._outage_since: float | None = None
+        self._failures = 0
+
+    def ring(self) -> None:
+        """Make the pump take its next turn now. Any thread, signal handlers too."""
+        self._bell.ring()
+        if self._receiving:
+            self._parts.consumer.wake()
+
+    def stop(self, deadline: float) -> None:
+        """Stop receiving; end when nothing runs any more, or at the deadline. Any thread."""
+        self._stop_by = deadline
+        self.ring()
+
+    def run(self) -> None:
+        """Turn until stopped. What is still held then is given back."""
+        try:
+            while not self._finished():
+                self._turn()
+        finally:
+            self._end()
+
+    # -- one turn ---------------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        try:
+            self._commit()
+            self._feed()
+            if self._stop_by is not None:
+                self._retract()
+                self._bell.wait(min(max(self._stop_by - _monotonic(), 0.0), LONGEST_WAIT))
+                return
+            room = self._room()
+            if room > 0:
+                self._receive(room)
+            else:
+                self._wait()
+            self._answered()
+        except TransportError as error:
+            self._outage(error)
+
+    def _commit(self) -> None:
+        batch = self._pending
+        outbox, window = self.desk.outbox, self._parts.window
+        while outbox:
+            done = outbox.popleft()
+            batch.append(done.effects)
+            if done.name:
+                window.learn(done.name, done.runtime)
+        if not batch:
+            return
+        report = self._parts.committer.commit(batch)
+        self._pending = []
+        self._parts.count(sum(1 for effects in batch if effects.ending is not Ending.KEEP))
+        telemetry.emit("delivery.committed", count=len(batch), stale=len(report.stale))
+
+    def _receive(self, room: int) -> None:
+        self._receiving = True
+        try:
+            # A ring before this line finds _receiving unset and is seen here; a later one wakes.
+            rung = self._bell.wait(0.0)
+            timeout = 0.0 if rung else LONGEST_WAIT
+            deliveries = self._parts.consumer.receive(room, timeout)
+        finally:
+            self._receiving = False
+        self._unfed = deliveries
+        self._feed()
+
+    def _wait(self) -> None:
+        lanes_blocked_soon = not self.desk.inbox.empty()
+        rung = self._bell.wait(BLOCKED_AFTER if lanes_blocked_soon else LONGEST_WAIT)
+        if not rung and lanes_blocked_soon and self._blocked():
+            self._retract()
+
+    # -- how much to hold -------------------------------------------------------------------------
+
+    def _room(self) -> int:
+        if self._suspects:
+            self._feed_suspect()
+            return 0
+        idle = sum(1 for lane in self._parts.lanes if not lane.busy_since)
+        room = 0 if not idle and self._blocked() else self._parts.window.room(idle)
+        if self._loop is None:
+            return room
+        free = self._loop.limit - self._loop.count
+        return max(room, int(free * self._async_share)) if free > 0 else 0
+
+    def _blocked(self) -> bool:
+        before = _monotonic() - BLOCKED_AFTER
+        return all(0.0 < lane.busy_since < before for lane in self._parts.lanes)
+
+    # -- handing over -----------------------------------------------------------------------------
+
+    def _feed(self) -> None:
+        deliveries = self._unfed
+        if not deliveries:
+            return
+        taken = self._acknowledge(deliveries)
+        self._unfed = []
+        now = _now()
+        tasks = self._parts.service.tasks
+        sync: list[Delivery] = []
+        coroutines: list[Delivery] = []
+        for delivery in deliveries:
+            message = delivery.message
+            if (
+                delivery.crashes
+                or message.not_before > now
+                or message.expires_at is not None
+                or delivery.problem is not None
+                or delivery.suspect
+                or delivery.revoked
+                or delivery.losses
+                or delivery.verdict
+            ) and self._set_aside(delivery, now):
+                continue
+            bound = tasks.get(message.headers.get("task", ""))
+            (coroutines if bound is not None and bound.is_async else sync).append(delivery)
+        self._hand_over(sync, coroutines, taken)
+        share = len(coroutines) / len(deliveries)
+        self._async_share += (share - self._async_share) * 0.5
+
+    def _set_aside(self, delivery: Delivery, now: float) -> bool:
+        effects = self._parts.service.refuse(delivery, now)
+        if effects is not None:
+            self.desk.outbox.append(Done(effects))
+            self._bell.ring()
+            return True
+        if delivery.suspect:
+            self._suspects.append(delivery)
+            return True
+        return False
+
+    def _acknowledge(self, deliveries: list[Delivery]) -> dict[int, bool]:
+        """Acknowledge what wants it before it runs; return by identity whether it may run."""
+        tasks = self._parts.service.tasks
+        early = [
+            Effects(delivery)
+            for delivery in deliveries
+            if (bound := tasks.get(delivery.message.headers.get("task", ""))) is not None
+            and not bound.acks_late
+            and self._parts.service.refuse(delivery, _now()) is None
+        ]
+        if not early:
+            return {}
+        stale = {id(delivery) for delivery in self._parts.committer.commit(early).stale}
+        return {id(each.delivery): id(each.delivery) not in stale for each in early}
+
+    def _hand_over(
+        self, sync: list[Delivery], coroutines: list[Delivery], taken: dict[int, bool]
+    ) -> None:
+        if sync:
+            size = sum(len(delivery.message.body) for delivery in sync) // len(sync)
+            self._parts.window.hold(
+                [delivery.message.headers.get("task", "") for delivery in sync], size
+            )
+        for delivery in sync:
+            if taken.get(id(delivery), True):
+                self.desk.inbox.put(Item(delivery, held=id(delivery) not in taken))
+        if coroutines:
+            self._start(coroutines, taken)
+
+    def _start(self, coroutines: list[Delivery], taken: dict[int, bool]) -> None:
+        for held in (True, False):
+            batch: list[Prepared] = []
+            for delivery in coroutines:
+                if (id(delivery) not in taken) is not held or not taken.get(id(delivery), True):
+                    continue
+                prepared = self._parts.service.prepare(delivery)
+                if isinstance(prepared, Effects):
+                    self.desk.outbox.append(Done(prepared))
+                    self._bell.ring()
+                else:
+                    batch.append(prepared)
+            if batch:
+                self._submit(batch, held=held)
+
+    def _submit(self, batch: list[Prepared], *, held: bool = True) -> None:
+        if self._loop is None:
+            self._loop = self._parts.make_loop()
+        self._loop.submit(batch, held=held)
+
+    def _feed_suspect(self) -> None:
+        busy = self._parts.window.held or (self._loop is not None and self._loop.count)
+        if busy:
+            self._wait()
+            return
+        self._hand_over_suspect(self._suspects.popleft())
+
+    def _hand_over_suspect(self, delivery: Delivery) -> None:
+        bound = self._parts.service.tasks.get(delivery.message.headers.get("task", ""))
+        if bound is not None and bound.is_async:
+            self._start([delivery], {})
+        else:
+            self._hand_over([delivery], [], {})
+
+    def _retract(self) -> None:
+        """Give back what has not begun."""
+        back: list[Delivery] = []
+        try:
+            while (item := self.desk.inbox.get_nowait()) is not None:
+                if item.held:
+                    back.append(item.delivery)
+        except Empty:
+            pass
+        for delivery in back:
+            self._parts.window.let_go(delivery.message.headers.get("task", ""))
+        back += [*self._suspects, *self._unfed]
+        self._suspects.clear()
+        self._unfed = []
+        if back:
+            self._parts.consumer.give_back(back)
+            telemetry.emit("delivery.given_back", count=len(back))
+
+    # -- outages and the end ----------------------------------------------------------------------
+
+    def _outage(self, error: TransportError) -> None:
+        if self._outage_since is None:
+            self._outage_since = _monotonic()
+            telemetry.emit("connection.lost", error=error)
+            logger.error("The broker does not answer, trying again: %s", error)
+        self._failures += 1
+        pause = backoff.exponential(self._failures, RECONNECT, maximum=RECONNECT_MOST)
+        if self._stop_by is not None:
+            pause = min(pause, max(self._stop_by - _monotonic(), 0.0))
+        self._bell.wait(pause)
+
+    def _answered(self) -> None:
+        if self._outage_since is not None:
+            seconds = _monotonic() - self._outage_since
+            logger.warning("The broker answers again after %.1f s", seconds)
+            telemetry.emit("connection.restored", seconds=seconds)
+            self._outage_since, self._failures = None, 0
+
+    def _finished(self) -> bool:
+        if not self._parts.parent_lives():
+            logger.error("The supervisor is gone: stopping")
+            self._stop_by = _monotonic()
+        if self._stop_by is None:
+            return False
+        idle = not any(lane.busy_since for lane in self._parts.lanes)
+        empty = self.desk.inbox.empty() and not self.desk.outbox and not self._pending
+        running = self._loop is not None and self._loop.count
+        return (idle and empty and not running) or _monotonic() >= self._stop_by
+
+    def _end(self) -> None:
+        try:
+            self._commit()
+            self._retract()
+            self._parts.consumer.close()
+        except TransportError as error:
+            logger.error("Could not give back what was held; its lease will: %s", error)  # noqa: TRY400 -- expected when the server is gone
+        for _ in self._parts.lanes:
+            self.desk.inbox.put(None)

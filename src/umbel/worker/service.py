@@ -1,0 +1,217 @@
+"""One delivery, from its bytes to its effects. Pure of threads and servers: any thread may call it.
+
+    refuse(delivery)   verdicts that need no run: no message, expired, revoked, over budget, …
+    run(delivery)      decode, execute, advance
+
+Every message gets a verdict. What cannot be decoded, is of a type not accepted, has no name or no
+id, or has killed its worker too often, goes to the dead letters with the reason, and its caller
+gets a failure as far as its id can be read. A task that nobody here knows is tried again later, by
+whoever receives it then, because in a rolling deploy another worker may know it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from umbel import states
+from umbel.bound import BoundTask
+from umbel.canvas.advance import Policy, advance
+from umbel.clock import SYSTEM_CLOCK
+from umbel.exceptions import (
+    InvalidTaskError,
+    NotRegistered,
+    SerializationError,
+    TaskRevokedError,
+    TimeLimitExceeded,
+    UmbelError,
+    WorkerLostError,
+)
+from umbel.message import Delivery, Effects, Ending, Outcome
+from umbel.wire.task import Request, decode, peek_id
+from umbel.worker.board import MAX_ID
+
+logger = logging.getLogger("umbel.worker")
+
+#: Header in which a message carries how often it met workers that do not know its task.
+UNKNOWN_HEADER = "umbel_unknown"
+#: How many workers may fail to know a task, with back-off between them, before it is dead-lettered.
+UNKNOWN_TRIES = 8
+#: Losses of its holder's machine that a message may survive.
+MAX_LOSSES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A delivery that will run: decoded, with its task."""
+
+    delivery: Delivery
+    request: Request
+    bound: BoundTask
+    id: str
+    soft: float | None
+    hard: float | None
+
+
+class Service:
+    """What one worker process knows about running tasks. Immutable, shared by its threads."""
+
+    def __init__(
+        self,
+        tasks: Mapping[str, BoundTask],
+        policy: Policy,
+        *,
+        accept: frozenset[str],
+        node: str,
+    ) -> None:
+        self.tasks = tasks
+        self._policy = policy
+        self._accept = accept
+        self._node = node
+        self._nameless = BoundTask("", None, _no_run)
+
+    def refuse(self, delivery: Delivery, now: float) -> Effects | None:
+        """Return the effects of a delivery that must not run now, or None if it may run."""
+        message = delivery.message
+        if delivery.problem is not None:
+            return Effects(delivery, Ending.DEAD, reason=f"not a message: {delivery.problem}")
+        if message.not_before > now:
+            return Effects(delivery, publish=(message,))
+        if delivery.verdict:
+            return self._end(delivery, _verdict(delivery.verdict))
+        if delivery.revoked:
+            return self._end(delivery, _revoked("revoked"))
+        if message.expires_at is not None and message.expires_at <= now:
+            return self._end(delivery, _revoked("expired"))
+        return self._over_budget(delivery) if delivery.crashes or delivery.losses else None
+
+    def prepare(self, delivery: Delivery) -> Prepared | Effects:
+        """Decode a delivery and find its task; effects if it cannot run here."""
+        try:
+            request = decode(delivery.message, self._accept)
+        except (SerializationError, InvalidTaskError) as error:
+            return self._poison(delivery, error)
+        bound = self.tasks.get(request.task or "")
+        if bound is None:
+            return self._unknown(delivery, request)
+        request.hostname = self._node
+        hard, soft = request.timelimit
+        return Prepared(
+            delivery,
+            request,
+            bound,
+            request.id or "",
+            bound.soft_time_limit if soft is None else soft,
+            bound.time_limit if hard is None else hard,
+        )
+
+    def effects(self, prepared: Prepared, outcome: Outcome, *, held: bool = True) -> Effects:
+        """Return what follows; ``held`` is false if the delivery was acknowledged before it ran."""
+        request = prepared.request
+        if outcome.state == states.FAILURE and request.errbacks:
+            request.errbacks = self._call_errbacks(request, outcome)
+        delivery, bound = prepared.delivery, prepared.bound
+        return advance(delivery, request, outcome, bound, self._policy, held=held)
+
+    def started(self, prepared: Prepared, pid: int, *, held: bool = True) -> Effects:
+        """Return the effects that report the start of a task that tracks it."""
+        meta = {"pid": pid, "hostname": self._node}
+        return self.effects(prepared, Outcome(states.STARTED, meta), held=held)
+
+    def _over_budget(self, delivery: Delivery) -> Effects | None:
+        bound = self.tasks.get(delivery.message.headers.get("task", ""), self._nameless)
+        if delivery.crashes >= bound.max_deliveries:
+            text = f"its worker process died {delivery.crashes} times while running it"
+        elif delivery.losses >= MAX_LOSSES:
+            text = f"the worker holding it was lost {delivery.losses} times"
+        else:
+            return None
+        return self._end(delivery, Outcome(states.FAILURE, error=WorkerLostError(text), dead=text))
+
+    def _end(self, delivery: Delivery, outcome: Outcome) -> Effects:
+        """End a delivery that does not run, with all that follows (errbacks, later links)."""
+        try:
+            request = decode(delivery.message, self._accept)
+        except (SerializationError, InvalidTaskError) as error:
+            return self._poison(delivery, error)
+        bound = self.tasks.get(request.task or "", self._nameless)
+        return advance(delivery, request, outcome, bound, self._policy)
+
+    def _poison(self, delivery: Delivery, error: UmbelError) -> Effects:
+        reason = f"{type(error).__name__}: {error}"
+        task_id = peek_id(delivery.message)
+        if not task_id or len(task_id.encode(errors="replace")) > MAX_ID:
+            return Effects(delivery, Ending.DEAD, reason=reason)
+        request = Request(id=task_id, task="", reply_to=delivery.message.reply_to)
+        outcome = Outcome(states.FAILURE, error=error, dead=reason)
+        return advance(delivery, request, outcome, self._nameless, self._policy)
+
+    def _unknown(self, delivery: Delivery, request: Request) -> Effects:
+        message = delivery.message
+        tries = message.headers.get(UNKNOWN_HEADER, 0)
+        tries = tries + 1 if isinstance(tries, int) else 1
+        if tries > UNKNOWN_TRIES:
+            error = NotRegistered(request.task)
+            outcome = Outcome(states.FAILURE, error=error, dead=f"NotRegistered: {error}")
+            return advance(delivery, request, outcome, self._nameless, self._policy)
+        logger.warning(
+            "No task named %r is registered here; %s is tried again in %d s (%d of %d)",
+            request.task,
+            request.id,
+            2**tries,
+            tries,
+            UNKNOWN_TRIES,
+        )
+        later = dataclasses.replace(
+            message,
+            exchange="",
+            routing_key=delivery.queue,
+            headers={**message.headers, UNKNOWN_HEADER: tries},
+            not_before=SYSTEM_CLOCK.now() + 2.0**tries,
+        )
+        return Effects(delivery, publish=(later,))
+
+    def _call_errbacks(self, request: Request, outcome: Outcome) -> list[Any]:
+        """Call here the errbacks that take (request, exc, traceback); return the others."""
+        others = []
+        for errback in request.errbacks or ():
+            bound = self.tasks.get(errback.get("task", ""))
+            if bound is None or not _takes_exception(bound, errback):
+                others.append(errback)
+                continue
+            try:
+                bound.run(
+                    request,
+                    outcome.error,
+                    outcome.traceback,
+                    *errback.get("args", ()),
+                    **errback.get("kwargs", {}),
+                )
+            except Exception:
+                logger.exception("The errback %s of %s failed", bound.name, request.id)
+        return others
+
+
+def _takes_exception(bound: BoundTask, errback: Mapping[str, Any]) -> bool:
+    code = getattr(bound.task.run, "__code__", None)
+    if code is None or getattr(bound.task, "bind", False):
+        return False
+    return bool(code.co_argcount - len(errback.get("args") or ()) > 1)
+
+
+def _revoked(reason: str) -> Outcome:
+    return Outcome(states.REVOKED, error=TaskRevokedError(reason))
+
+
+def _verdict(verdict: str) -> Outcome:
+    kind, _, detail = verdict.partition(" ")
+    if kind == "time-limit":
+        return Outcome(states.FAILURE, error=TimeLimitExceeded(float(detail)))
+    return _revoked(kind)
+
+
+def _no_run() -> None:
+    """Stand in for the function of a task that is not known."""
