@@ -1,0 +1,58 @@
+"""The atomic commit in memory: one lock is the whole transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from umbel.message import Delivery, Effects, Ending, Message
+from umbel.servers.memory.queues import unroutable
+from umbel.servers.memory.space import Entry, Space
+from umbel.servers.seams import CommitReport
+
+
+class MemoryCommit:
+    """``Committer`` over a space."""
+
+    def __init__(self, space: Space) -> None:
+        self._space = space
+
+    def commit(self, effects: Sequence[Effects]) -> CommitReport:
+        stale: list[Delivery] = []
+        with self._space.lock:
+            for each in effects:
+                if each.delivery is not None and each.delivery.tag not in self._space.holds:
+                    stale.append(each.delivery)
+                else:
+                    self._perform(each)
+        return CommitReport(tuple(stale))
+
+    def _perform(self, effects: Effects) -> None:
+        space = self._space
+        for message in effects.publish:
+            if not space.routes(message):
+                self._refuse(effects, message)
+                return
+        for message in effects.publish:
+            space.store(message, space.routes(message))
+        if effects.results:
+            space.shelf.put(effects.results)
+        if effects.delivery is not None and effects.ending is not Ending.KEEP:
+            self._end(effects.delivery, effects.ending, effects.reason)
+
+    def _end(self, delivery: Delivery, ending: Ending, reason: str) -> None:
+        entry = self._space.release(delivery)
+        if entry is None or ending is Ending.ACK:
+            return
+        if ending is Ending.DEAD:
+            self._space.bury(entry, reason)
+        else:
+            entry.position = self._space.next_number()
+            self._space.give_back(entry)
+
+    def _refuse(self, effects: Effects, message: Message) -> None:
+        """End the delivery among the dead letters; without one, the message itself."""
+        reason = f"follow-up {message.id} refused: {unroutable(message)}"
+        if effects.delivery is not None:
+            self._end(effects.delivery, Ending.DEAD, reason)
+        else:
+            self._space.bury(Entry(message, message.routing_key, 0), reason)

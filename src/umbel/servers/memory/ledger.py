@@ -1,0 +1,85 @@
+"""Dead letters, revocations, node records and leases in memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+from umbel.servers.memory.space import Entry, Lease, Space
+from umbel.servers.seams import DeadLetter
+
+
+class MemoryLedger:
+    """``Ledger`` over a space."""
+
+    def __init__(self, space: Space) -> None:
+        self._space = space
+
+    def dead_letters(self, *, limit: int = 100, after: str = "") -> Sequence[DeadLetter]:
+        with self._space.lock:
+            behind = (letter for key, letter in self._space.dead.items() if key > after)
+            return list(islice(behind, limit))
+
+    def requeue(self, keys: Sequence[str]) -> int:
+        space = self._space
+        with space.lock:
+            letters = [space.dead[key] for key in dict.fromkeys(keys) if key in space.dead]
+            routed = [letter for letter in letters if letter.queue in space.lines]
+            for letter in routed:
+                del space.dead[letter.key]
+                space.place(Entry(letter.message, letter.queue, space.next_number()))
+        return len(routed)
+
+    def drop(self, keys: Sequence[str]) -> int:
+        with self._space.lock:
+            return sum(self._space.dead.pop(key, None) is not None for key in keys)
+
+    def revoke(self, task_ids: Sequence[str], *, expires_in: float) -> None:
+        space = self._space
+        with space.lock:
+            now = space.clock.now()
+            for task_id in [each for each, until in space.revoked.items() if until <= now]:
+                del space.revoked[task_id]
+            space.revoked.update(dict.fromkeys(task_ids, now + expires_in))
+
+    def revoked(self, task_ids: Sequence[str]) -> frozenset[str]:
+        with self._space.lock:
+            now = self._space.clock.now()
+            return frozenset(each for each in task_ids if self._space.is_revoked(each, now))
+
+    def announce(self, node: str, record: Mapping[str, Any], *, expires_in: float) -> None:
+        text = json.dumps(record)  # so that what only memory could keep is refused here too
+        with self._space.lock:
+            self._space.nodes[node] = (self._space.clock.now() + expires_in, text)
+
+    def nodes(self) -> dict[str, dict[str, Any]]:
+        with self._space.lock:
+            now = self._space.clock.now()
+            living = {
+                name: text for name, (until, text) in self._space.nodes.items() if until > now
+            }
+        return {name: json.loads(text) for name, text in living.items()}
+
+    def retire(self, node: str) -> None:
+        with self._space.lock:
+            self._space.nodes.pop(node, None)
+
+    def acquire(self, name: str, holder: str, *, lease: float) -> int | None:
+        space = self._space
+        with space.lock:
+            now = space.clock.monotonic()
+            last = space.leases.get(name, Lease("", 0, now))
+            if last.holder != holder and last.deadline > now:
+                return None
+            token = last.token + (last.holder != holder)
+            space.leases[name] = Lease(holder, token, now + lease)
+            return token
+
+    def release(self, name: str, holder: str) -> None:
+        space = self._space
+        with space.lock:
+            last = space.leases.get(name)
+            if last is not None and last.holder == holder:
+                space.leases[name] = Lease("", last.token, space.clock.monotonic())
