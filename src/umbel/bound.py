@@ -82,14 +82,24 @@ class ExceptionInfo:
         return f"<ExceptionInfo: {self.exception!r}>"
 
 
-def bind(task: Any, settings: Mapping[str, Any], base: type) -> BoundTask:
-    """Compile a task. ``base`` is the Task class whose hooks do nothing."""
+def bind(
+    task: Any,
+    settings: Mapping[str, Any],
+    base: type,
+    *,
+    before: tuple[BeforeHook, ...] = (),
+    after: tuple[AfterHook, ...] = (),
+) -> BoundTask:
+    """Compile a task.
+
+    ``base`` is the Task class whose hooks do nothing; ``before`` and ``after`` observe every task.
+    """
 
     def option(name: str, setting: str) -> Any:
         value = getattr(task, name, None)
         return settings[setting] if value is None else value
 
-    overrides_call = type(task).__call__ is not base.__call__  # type: ignore[operator]
+    overrides_call = type(task).__call__ is not base.__call__
     run = task if overrides_call else task.run
     lost = getattr(task, "reject_on_worker_lost", None)
     return BoundTask(
@@ -108,8 +118,8 @@ def bind(task: Any, settings: Mapping[str, Any], base: type) -> BoundTask:
         serializer=settings["result_serializer"],
         result_expires=settings["result_expires"],
         retry=retry_policy(task),
-        before=_before(task, base),
-        after=_after(task, base),
+        before=before + _before(task, base),
+        after=after + _after(task, base),
     )
 
 

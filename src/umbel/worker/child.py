@@ -31,10 +31,11 @@ class ChildPlan:
     make_engine: Callable[[Slot, Callable[[], bool]], Engine]
     #: Seconds that running tasks have after TERM.
     patience: float
-    #: Written to when the child is ready.
-    ready_fd: int
-    on_start: Callable[[], None]
-    on_stop: Callable[[], None]
+    on_ready: Callable[[], object]
+    on_start: Callable[[], object]
+    on_stop: Callable[[], object]
+    #: INT stops it too, as when it is alone in the terminal.
+    interruptible: bool = False
 
 
 def run_child(plan: ChildPlan, slot: Slot) -> None:
@@ -43,26 +44,30 @@ def run_child(plan: ChildPlan, slot: Slot) -> None:
     sys.setswitchinterval(SWITCH_INTERVAL)
     gc.freeze()
     engine = plan.make_engine(slot, lambda: os.getppid() == parent)
-    _install_signals(engine, plan.patience)
+    _install_signals(engine, plan)
     plan.on_start()
     engine.start(lane_here=True)
-    os.write(plan.ready_fd, b"r")
+    plan.on_ready()
     watcher = threading.Thread(target=_exit_when_stopped, args=(engine, plan), daemon=True)
     watcher.start()
     engine.run_here()
     watcher.join()
 
 
-def _install_signals(engine: Engine, patience: float) -> None:
+def _install_signals(engine: Engine, plan: ChildPlan) -> None:
+    asked = False
+
     def warm(_signum: int, _frame: FrameType | None) -> None:
-        engine.stop(SYSTEM_CLOCK.monotonic() + patience)
+        nonlocal asked
+        engine.stop(SYSTEM_CLOCK.monotonic() + (0.0 if asked else plan.patience))
+        asked = True
 
     def cold(_signum: int, _frame: FrameType | None) -> None:
         engine.stop(SYSTEM_CLOCK.monotonic())
 
     signal.signal(signal.SIGTERM, warm)
     signal.signal(signal.SIGQUIT, cold)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, warm if plan.interruptible else signal.SIG_IGN)
 
 
 def _exit_when_stopped(engine: Engine, plan: ChildPlan) -> None:

@@ -41,13 +41,13 @@ class Node:
         self._transport = transport
         self._ledger = ledger
         self._read_fd, self._write_fd = os.pipe()
-        os.set_blocking(self._write_fd, False)
-        os.set_blocking(self._read_fd, False)
+        for fd in (self._read_fd, self._write_fd):
+            os.set_blocking(fd, False)
         self._stopping = False
         self._silent_since: float | None = None
 
     def wake(self) -> None:
-        """Make it look at the board now. Any thread or process that shares its pipe."""
+        """Make it look at the board now. Any thread, signal handlers too."""
         try:
             os.write(self._write_fd, b"w")
         except BlockingIOError:
@@ -58,14 +58,16 @@ class Node:
         self._stopping = True
         self.wake()
 
-    def run(self, parent_lives: Callable[[], bool]) -> None:
-        """Renew, bury and recover until stopped."""
+    def run(self, parent_lives: Callable[[], bool], wake_fd: int | None) -> None:
+        """Renew, bury and recover until stopped; ``wake_fd`` is readable when there is a grave."""
         with selectors.DefaultSelector() as selector:
             selector.register(self._read_fd, selectors.EVENT_READ)
+            if wake_fd is not None:
+                selector.register(wake_fd, selectors.EVENT_READ)
             while not self._stopping and parent_lives():
                 self._turn()
-                if selector.select(self._plan.lease / 3):
-                    os.read(self._read_fd, 4096)
+                for key, _ in selector.select(self._plan.lease / 3):
+                    os.read(key.fd, 4096)
         self._retire()
 
     def _turn(self) -> None:

@@ -1,0 +1,223 @@
+"""From an application and options to a running worker: here the parts are put together."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from umbel import ids, signals
+from umbel.bound import AfterHook, BeforeHook, BoundTask, bind
+from umbel.canvas.advance import Policy
+from umbel.context import Servers
+from umbel.exceptions import ImproperlyConfigured
+from umbel.message import Message
+from umbel.routing import Broadcast, Router
+from umbel.serializers import accepted
+from umbel.task import Task
+from umbel.topology import Queue, Topology
+from umbel.wire.task import Request
+from umbel.worker.board import Board, Slot, SlotState
+from umbel.worker.child import ChildPlan, run_child
+from umbel.worker.cpus import available_cpus
+from umbel.worker.engine import Engine, Plan
+from umbel.worker.node import Node, NodePlan
+from umbel.worker.service import Service
+from umbel.worker.supervisor import Supervisor, SupervisorPlan
+
+#: Coroutine tasks that one process runs at a time.
+ASYNC_CONCURRENCY = 1000
+
+
+class Application(Protocol):
+    """What a worker needs of an application."""
+
+    @property
+    def tasks(self) -> Mapping[str, Any]:
+        """The registered tasks."""
+        ...
+
+    @property
+    def router(self) -> Router:
+        """Where queues lead."""
+        ...
+
+    @property
+    def conf(self) -> Any:
+        """The settings."""
+        ...
+
+    def servers(self) -> Servers:
+        """Return the opened servers."""
+        ...
+
+    def follow_up(
+        self,
+        signature: Mapping[str, Any],
+        args: Sequence[Any],
+        request: Request,
+        options: Mapping[str, Any],
+    ) -> Message:
+        """Return the message of a signature that follows from a request."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """What the command line says; empty values leave it to the configuration."""
+
+    node: str = "umbel@%h"
+    queues: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    #: Processes or threads that run tasks; 0 = worker_concurrency, else the available CPUs.
+    concurrency: int = 0
+    pool: Literal["prefork", "threads", "solo"] | None = None
+    #: Compiled into every task, for logs; nothing = they cost nothing.
+    before: tuple[BeforeHook, ...] = ()
+    after: tuple[AfterHook, ...] = ()
+
+
+class Worker:
+    """A worker of an application, ready to run. The main thread owns it."""
+
+    def __init__(self, app: Application, options: WorkerOptions) -> None:
+        self.app = app
+        self.node = ids.node_name(options.node)
+        self.pool = options.pool or app.conf.worker_pool
+        self.concurrency = options.concurrency or app.conf.worker_concurrency or available_cpus()
+        self.queues = _chosen_queues(app.router, self.node, options)
+        self._options = options
+        self._patience: float = app.conf.worker_soft_shutdown_timeout
+        self._lease: float = app.conf.worker_lease
+        self._in_processes = self.pool == "prefork"
+        self._lanes = self.concurrency if self.pool == "threads" else 1
+
+    def run(self, on_ready: Callable[[], None]) -> int:
+        """Run until a signal ends it; return the exit code."""
+        if self.pool == "solo":
+            return self._run_solo(on_ready)
+        children = self.concurrency if self._in_processes else 1
+        board = Board(2 * children + 4, entries=self._lanes + ASYNC_CONCURRENCY)
+        plan = SupervisorPlan(
+            board=board,
+            concurrency=children,
+            child_main=self._child_main,
+            node_main=lambda wake_fd: self._node_main(board, wake_fd),
+            patience=self._patience,
+            on_ready=on_ready,
+        )
+        return Supervisor(plan).run()
+
+    def make_engine(self, slot: Slot, parent_lives: Callable[[], bool]) -> Engine:
+        """Make an engine in this process; its servers are opened here."""
+        servers = self.app.servers()
+        transport = servers.broker.transport
+        transport.declare(_topology(self.queues))
+        return Engine(
+            Plan(
+                node=self.node,
+                queues=[queue.name for queue in self.queues],
+                lanes=self._lanes,
+                lease=self._lease,
+                parent_lives=parent_lives,
+            ),
+            self._service(),
+            transport=transport,
+            committer=servers.committer,
+            slot=slot,
+        )
+
+    def make_node(self, board: Board) -> Node:
+        """Make the node in this process."""
+        servers = self.app.servers()
+        record = {
+            "pid": os.getpid(),
+            "queues": [queue.name for queue in self.queues],
+            "tasks": sorted(self.app.tasks),
+            "concurrency": self.concurrency,
+            "pool": self.pool,
+        }
+        return Node(
+            NodePlan(self.node, board, self._lease, record),
+            transport=servers.broker.transport,
+            ledger=servers.ledger,
+        )
+
+    def _service(self) -> Service:
+        policy = Policy(
+            self.app.follow_up, worker=self.node, extended=self.app.conf.result_extended
+        )
+        return Service(
+            self._bound_tasks(),
+            policy,
+            accept=accepted(self.app.conf.accept_content),
+            node=self.node,
+        )
+
+    def _bound_tasks(self) -> dict[str, BoundTask]:
+        settings = self.app.conf.current().values
+        options = self._options
+        return {
+            name: bind(task, settings, Task, before=options.before, after=options.after)
+            for name, task in self.app.tasks.items()
+        }
+
+    def _child_main(self, slot: Slot, ready_fd: int) -> None:
+        plan = ChildPlan(
+            make_engine=self.make_engine,
+            patience=self._patience,
+            on_ready=lambda: os.write(ready_fd, b"r"),
+            on_start=lambda: signals.worker_process_init.send(None),
+            on_stop=lambda: signals.worker_process_shutdown.send(None, pid=os.getpid(), exitcode=0),
+        )
+        run_child(plan, slot)
+
+    def _node_main(self, board: Board, wake_fd: int) -> None:
+        node = self.make_node(board)
+        signal.signal(signal.SIGTERM, lambda _signum, _frame: node.stop())
+        parent = os.getppid()
+        node.run(lambda: os.getppid() == parent, wake_fd)
+
+    def _run_solo(self, on_ready: Callable[[], None]) -> int:
+        board = Board(1, entries=1 + ASYNC_CONCURRENCY)
+        node = self.make_node(board)
+        thread = threading.Thread(
+            target=node.run, args=(lambda: True, None), name="umbel-node", daemon=True
+        )
+        slot = board.slots[0]
+        slot.state = SlotState.STARTING
+
+        def stop_node() -> None:
+            node.stop()
+            thread.join(self._lease)
+
+        plan = ChildPlan(
+            make_engine=self.make_engine,
+            patience=self._patience,
+            on_ready=on_ready,
+            on_start=thread.start,
+            on_stop=stop_node,
+            interruptible=True,
+        )
+        run_child(plan, slot)
+        return 0
+
+
+def _chosen_queues(router: Router, node: str, options: WorkerOptions) -> tuple[Queue, ...]:
+    names = options.queues or router.consumed
+    left = [name for name in names if name not in options.exclude]
+    if not left:
+        raise ImproperlyConfigured("no queue is left to consume: check -Q and -X")
+    chosen = []
+    for name in left:
+        queue = router.queue(name)
+        chosen.append(queue.queue_for(node) if isinstance(queue, Broadcast) else queue)
+    return tuple(chosen)
+
+
+def _topology(queues: Sequence[Queue]) -> Topology:
+    exchanges = {queue.exchange.name: queue.exchange for queue in queues if queue.exchange.name}
+    return Topology(exchanges=tuple(exchanges.values()), queues=tuple(queues))
