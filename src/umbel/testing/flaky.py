@@ -1,0 +1,345 @@
+"""A fault injector around any real server.
+
+    server = FlakyServer(servers.open(url), script(publish=[AFTER], commit=[None, BEFORE]))
+    server = FlakyServer(servers.open(url), chance(7, {"commit": {AFTER: 0.1}, "*": {DELAY: 0.05}}))
+
+A *plan* says for each operation which fault its next call meets. It is data: a script, list by
+list, or chance from a seed. The faults are those of a network:
+
+    BEFORE     the request is lost: not performed, ConnectionLost
+    AFTER      the answer is lost: performed, ConnectionLost (the ambiguous case)
+    DELAY      performed after some time
+    DROP       the connection ends: not performed, ConnectionLost; a session is over, parts reopen
+    DUPLICATE  performed twice; for ``receive``, what was received is delivered once more later
+
+Operations have the names of their methods, except that ``Watch.receive`` is "follow". What must
+never fail (``wake``, ``close``, ``add``, ``discard``) is passed on as it is. A consumer that raised
+ConnectionLost may hold messages that its owner never saw; the owner closes it and begins another.
+A watch goes on: what its lost answer told is told again.
+
+Every fault that happened is counted in ``FlakyServer.faults.counts``, so that a test can say that
+it met what it was written for. Thread-safe; which of two threads meets a fault is not determined.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from umbel.clock import SYSTEM_CLOCK, Clock
+from umbel.exceptions import ConnectionLost, UmbelError
+from umbel.message import Delivery, Effects, Message, ResultRecord
+from umbel.servers.seams import (
+    CommitReport,
+    Committer,
+    Consumer,
+    DeadConsumer,
+    DeadLetter,
+    Depth,
+    Ledger,
+    ResultStore,
+    Server,
+    Transport,
+    Watch,
+)
+from umbel.telemetry import emit
+from umbel.topology import Topology
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What happens to one call."""
+
+    kind: str
+    #: DELAY: how long.
+    seconds: float = 0.0
+
+
+BEFORE = Fault("before")
+AFTER = Fault("after")
+DELAY = Fault("delay", 0.01)
+DROP = Fault("drop")
+DUPLICATE = Fault("duplicate")
+
+#: Says which fault the next call of an operation meets.
+Plan = Callable[[str], Fault | None]
+
+
+def script(**faults: Iterable[Fault | None]) -> Plan:
+    """Return the plan that gives each operation these faults, call by call, and then none."""
+    lists: dict[str, Iterator[Fault | None]] = {name: iter(each) for name, each in faults.items()}
+    return lambda operation: next(lists.get(operation, iter(())), None)
+
+
+def chance(seed: int, rates: Mapping[str, Mapping[Fault, float]]) -> Plan:
+    """Return the plan that throws dice; the rates under "*" are for operations not named."""
+    dice = random.Random(seed)
+
+    def plan(operation: str) -> Fault | None:
+        thrown = dice.random()
+        for fault, rate in rates.get(operation, rates.get("*", {})).items():
+            thrown -= rate
+            if thrown < 0:
+                return fault
+        return None
+
+    return plan
+
+
+class Faults:
+    """A plan at work, and the count of what it did by (operation, kind)."""
+
+    def __init__(self, plan: Plan, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        self.counts: Counter[tuple[str, str]] = Counter()
+        self._plan = plan
+        self._clock = clock
+        self._planning = threading.Lock()
+
+    def call(
+        self,
+        operation: str,
+        action: Callable[[], T],
+        *,
+        drop: Callable[[], None] = lambda: None,
+        again: Callable[[T], Any] | None = None,
+    ) -> T:
+        """Perform the action with the fault that the plan has for it."""
+        fault = self._next(operation)
+        if fault is None:
+            return action()
+        if fault.kind == "delay":
+            self._clock.sleep(fault.seconds)
+            return action()
+        if fault.kind == "duplicate":
+            value = action()
+            _ = again(value) if again is not None else action()
+            return value
+        if fault.kind == "after":
+            with suppress(UmbelError):  # a refusal is an answer, and answers are lost
+                action()
+        elif fault.kind == "drop":
+            drop()
+        raise ConnectionLost(f"injected: {operation} failed ({fault.kind})")
+
+    def _next(self, operation: str) -> Fault | None:
+        with self._planning:
+            fault = self._plan(operation)
+            if fault is not None:
+                self.counts[operation, fault.kind] += 1
+        if fault is not None:
+            emit("fault.injected", operation=operation, kind=fault.kind)
+        return fault
+
+
+class FlakyServer:
+    """A server all of whose parts meet faults."""
+
+    def __init__(self, inner: Server, plan: Plan, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        self.faults = Faults(plan, clock=clock)
+        self.display_url = inner.display_url
+        self.transport = FlakyTransport(inner.transport, self.faults)
+        self.results = FlakyResults(inner.results, self.faults)
+        self.ledger = None if inner.ledger is None else FlakyLedger(inner.ledger, self.faults)
+        self.committer = FlakyCommitter(inner.committer, self.faults)
+        self._inner = inner
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+class FlakyTransport:
+    def __init__(self, inner: Transport, faults: Faults) -> None:
+        self.capabilities = inner.capabilities
+        self._inner = inner
+        self._faults = faults
+
+    def declare(self, topology: Topology) -> None:
+        self._call("declare", lambda: self._inner.declare(topology))
+
+    def publish(self, messages: Sequence[Message], *, deadline: float) -> None:
+        self._call("publish", lambda: self._inner.publish(messages, deadline=deadline))
+
+    def consume(self, queues: Sequence[str], *, consumer_id: str, lease: float) -> Consumer:
+        begin = self._inner.consume
+        inner = self._faults.call(
+            "consume",
+            lambda: begin(queues, consumer_id=consumer_id, lease=lease),
+            again=_leave,  # the id is unique for ever
+        )
+        return FlakyConsumer(inner, self._inner, self._faults)
+
+    def renew(self, consumer_ids: Collection[str], *, lease: float) -> Collection[str]:
+        return self._call("renew", lambda: self._inner.renew(consumer_ids, lease=lease))
+
+    def recover(self, dead: Sequence[DeadConsumer] = ()) -> int:
+        return self._call("recover", lambda: self._inner.recover(dead))
+
+    def depth(self, queues: Sequence[str]) -> dict[str, Depth]:
+        return self._call("depth", lambda: self._inner.depth(queues))
+
+    def queues(self) -> Sequence[str]:
+        return self._call("queues", self._inner.queues)
+
+    def purge(self, queues: Sequence[str]) -> int:
+        return self._call("purge", lambda: self._inner.purge(queues))
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def _call(self, operation: str, action: Callable[[], T]) -> T:
+        return self._faults.call(operation, action, drop=self._inner.close)
+
+
+class FlakyConsumer:
+    def __init__(self, inner: Consumer, transport: Transport, faults: Faults) -> None:
+        self._inner = inner
+        self._transport = transport
+        self._faults = faults
+        self._dropped = False
+
+    def receive(self, limit: int, timeout: float) -> list[Delivery]:
+        self._check()
+        return self._faults.call(
+            "receive",
+            lambda: self._inner.receive(limit, timeout),
+            drop=self._drop,
+            again=self._deliver_again,
+        )
+
+    def give_back(self, deliveries: Sequence[Delivery]) -> None:
+        self._check()
+        self._faults.call("give_back", lambda: self._inner.give_back(deliveries), drop=self._drop)
+
+    def wake(self) -> None:
+        self._inner.wake()
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def _check(self) -> None:
+        if self._dropped:
+            raise ConnectionLost("injected: this session's connection was dropped")
+
+    def _drop(self) -> None:
+        self._dropped = True
+
+    def _deliver_again(self, deliveries: Sequence[Delivery]) -> None:
+        copies = [_straight_to_its_queue(each) for each in deliveries]
+        if copies:
+            self._transport.publish(copies, deadline=SYSTEM_CLOCK.monotonic() + 5.0)
+
+
+class FlakyResults:
+    def __init__(self, inner: ResultStore, faults: Faults) -> None:
+        self.reply_to = inner.reply_to
+        self._inner = inner
+        self._faults = faults
+
+    def put(self, records: Sequence[ResultRecord]) -> None:
+        self._call("put", lambda: self._inner.put(records))
+
+    def get(self, task_ids: Sequence[str]) -> dict[str, bytes]:
+        return self._call("get", lambda: self._inner.get(task_ids))
+
+    def watch(self) -> Watch:
+        return FlakyWatch(self._call("watch", self._inner.watch), self._faults)
+
+    def forget(self, task_ids: Sequence[str]) -> None:
+        self._call("forget", lambda: self._inner.forget(task_ids))
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def _call(self, operation: str, action: Callable[[], T]) -> T:
+        return self._faults.call(operation, action, drop=self._inner.close)
+
+
+class FlakyWatch:
+    def __init__(self, inner: Watch, faults: Faults) -> None:
+        self._inner = inner
+        self._faults = faults
+        #: What was reported by a receive whose answer was lost: reported again by the next.
+        self._unread: list[tuple[str, bytes]] = []
+
+    def add(self, task_ids: Iterable[str]) -> None:
+        self._inner.add(task_ids)
+
+    def discard(self, task_ids: Iterable[str]) -> None:
+        self._inner.discard(task_ids)
+
+    def receive(self, timeout: float) -> list[tuple[str, bytes]]:
+        def action() -> list[tuple[str, bytes]]:
+            self._unread += self._inner.receive(0.0 if self._unread else timeout)
+            return list(self._unread)
+
+        news = self._faults.call("follow", action, again=_leave)
+        self._unread.clear()
+        return news
+
+    def wake(self) -> None:
+        self._inner.wake()
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+class FlakyLedger:
+    def __init__(self, inner: Ledger, faults: Faults) -> None:
+        self._inner = inner
+        self._call = faults.call
+
+    def dead_letters(self, *, limit: int = 100, after: str = "") -> Sequence[DeadLetter]:
+        find = self._inner.dead_letters
+        return self._call("dead_letters", lambda: find(limit=limit, after=after))
+
+    def requeue(self, keys: Sequence[str]) -> int:
+        return self._call("requeue", lambda: self._inner.requeue(keys))
+
+    def drop(self, keys: Sequence[str]) -> int:
+        return self._call("drop", lambda: self._inner.drop(keys))
+
+    def revoke(self, task_ids: Sequence[str], *, expires_in: float) -> None:
+        self._call("revoke", lambda: self._inner.revoke(task_ids, expires_in=expires_in))
+
+    def revoked(self, task_ids: Sequence[str]) -> frozenset[str]:
+        return self._call("revoked", lambda: self._inner.revoked(task_ids))
+
+    def announce(self, node: str, record: Mapping[str, Any], *, expires_in: float) -> None:
+        tell = self._inner.announce
+        self._call("announce", lambda: tell(node, record, expires_in=expires_in))
+
+    def nodes(self) -> dict[str, dict[str, Any]]:
+        return self._call("nodes", self._inner.nodes)
+
+    def retire(self, node: str) -> None:
+        self._call("retire", lambda: self._inner.retire(node))
+
+    def acquire(self, name: str, holder: str, *, lease: float) -> int | None:
+        return self._call("acquire", lambda: self._inner.acquire(name, holder, lease=lease))
+
+    def release(self, name: str, holder: str) -> None:
+        self._call("release", lambda: self._inner.release(name, holder))
+
+
+class FlakyCommitter:
+    def __init__(self, inner: Committer, faults: Faults) -> None:
+        self._inner = inner
+        self._faults = faults
+
+    def commit(self, effects: Sequence[Effects]) -> CommitReport:
+        return self._faults.call("commit", lambda: self._inner.commit(effects))
+
+
+def _leave(value: object) -> None:
+    """Do not do it twice."""
+
+
+def _straight_to_its_queue(delivery: Delivery) -> Message:
+    return replace(delivery.message, exchange="", routing_key=delivery.queue)
