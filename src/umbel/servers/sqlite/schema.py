@@ -1,0 +1,155 @@
+"""The tables, their version, and how a file of an older version is brought up to date.
+
+    queues ── bindings ── exchanges          what was declared; state.topology counts the changes
+    messages                                 the bytes; written once, never rewritten
+    ready / delayed / held                   where each message is: one small row in one of the three
+    consumers ── subscriptions               who holds; a fenced consumer has no row any more
+    dead                                     dead letters, with their bytes
+    results                                  in the order of storing, found by a hash of the id
+    revoked, nodes, leases                   the rest of the ledger
+
+``messages.id`` is the order of sending; it is taken from the clock in microseconds (but always above
+the highest), so that an id is never used twice even when the table was empty in between.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+from umbel.exceptions import StorageError
+
+#: "umbl": tells our files from other SQLite databases.
+APPLICATION_ID = 0x756D626C
+#: SQLite that knows RETURNING.
+OLDEST_SQLITE = (3, 35, 0)
+
+VERSION_1 = """
+CREATE TABLE state (topology INTEGER NOT NULL);
+INSERT INTO state VALUES (1);
+
+CREATE TABLE queues (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    name TEXT NOT NULL UNIQUE,
+    options TEXT NOT NULL,
+    used_at REAL NOT NULL
+);
+CREATE TABLE exchanges (name TEXT PRIMARY KEY, options TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE bindings (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    exchange TEXT NOT NULL,
+    routing_key TEXT NOT NULL,
+    queue INTEGER NOT NULL,
+    UNIQUE (exchange, routing_key, queue)
+);
+
+CREATE TABLE messages (id INTEGER PRIMARY KEY, data TEXT NOT NULL, body BLOB NOT NULL);
+CREATE TABLE ready (
+    queue INTEGER NOT NULL,
+    rank INTEGER NOT NULL,
+    id INTEGER NOT NULL,
+    crashes INTEGER NOT NULL DEFAULT 0,
+    losses INTEGER NOT NULL DEFAULT 0,
+    suspect INTEGER NOT NULL DEFAULT 0,
+    redelivered INTEGER NOT NULL DEFAULT 0,
+    verdict TEXT NOT NULL DEFAULT '',
+    PRIMARY KEY (queue, rank, id)
+) WITHOUT ROWID;
+CREATE TABLE delayed (
+    due REAL NOT NULL,
+    id INTEGER NOT NULL,
+    queue INTEGER NOT NULL,
+    rank INTEGER NOT NULL,
+    PRIMARY KEY (due, id)
+) WITHOUT ROWID;
+CREATE TABLE held (
+    id INTEGER PRIMARY KEY,
+    consumer INTEGER NOT NULL,
+    queue INTEGER NOT NULL,
+    rank INTEGER NOT NULL,
+    crashes INTEGER NOT NULL,
+    losses INTEGER NOT NULL,
+    suspect INTEGER NOT NULL,
+    redelivered INTEGER NOT NULL,
+    verdict TEXT NOT NULL
+);
+CREATE TABLE consumers (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    consumer_id TEXT NOT NULL UNIQUE,
+    lease_until REAL NOT NULL
+);
+CREATE TABLE subscriptions (
+    queue TEXT NOT NULL,
+    consumer INTEGER NOT NULL,
+    PRIMARY KEY (queue, consumer)
+) WITHOUT ROWID;
+
+CREATE TABLE dead (
+    key INTEGER PRIMARY KEY AUTOINCREMENT,
+    data TEXT NOT NULL,
+    body BLOB NOT NULL,
+    queue TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    died_at REAL NOT NULL,
+    crashes INTEGER NOT NULL
+);
+
+CREATE TABLE results (
+    seq INTEGER PRIMARY KEY,
+    hash INTEGER NOT NULL,
+    task_id TEXT NOT NULL,
+    state TEXT NOT NULL,
+    expires_at REAL,
+    meta BLOB NOT NULL
+);
+CREATE INDEX results_by_hash ON results (hash);
+
+CREATE TABLE revoked (task_id TEXT PRIMARY KEY, expires_at REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE nodes (
+    name TEXT PRIMARY KEY, record TEXT NOT NULL, expires_at REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE leases (
+    name TEXT PRIMARY KEY, holder TEXT NOT NULL, token INTEGER NOT NULL, expires_at REAL NOT NULL
+) WITHOUT ROWID;
+"""
+
+#: UPGRADES[n] brings a file of version n to version n + 1; an empty file has version 0.
+UPGRADES: tuple[str, ...] = (VERSION_1,)
+
+
+def check_library() -> None:
+    """Raise StorageError when Python was built with a SQLite that is too old."""
+    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+        wanted = ".".join(str(part) for part in OLDEST_SQLITE)
+        raise StorageError(
+            f"umbel needs SQLite {wanted} or newer, this Python has {sqlite3.sqlite_version}"
+        )
+
+
+def is_current(connection: sqlite3.Connection, upgrades: Sequence[str] = UPGRADES) -> bool:
+    """Tell whether the file has the tables of this version; refuse what is not ours or newer."""
+    application, version, objects = connection.execute(
+        "SELECT (SELECT application_id FROM pragma_application_id),"
+        " (SELECT user_version FROM pragma_user_version),"
+        " (SELECT count(*) FROM sqlite_schema)"
+    ).fetchone()
+    if application not in (0, APPLICATION_ID) or (application == 0 and objects):
+        raise StorageError("this is the database of another program; choose another path")
+    if version > len(upgrades):
+        raise StorageError(
+            f"the file was made by a newer umbel (schema {version}, this one knows up to "
+            f"{len(upgrades)}): upgrade umbel here too"
+        )
+    return bool(version == len(upgrades))
+
+
+def upgrade(connection: sqlite3.Connection, upgrades: Sequence[str] = UPGRADES) -> None:
+    """Make or update the tables. Inside a transaction of the caller's, so all or nothing."""
+    if is_current(connection, upgrades):
+        return
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    for script in upgrades[version:]:
+        for statement in script.split(";"):
+            connection.execute(statement)
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {len(upgrades)}")

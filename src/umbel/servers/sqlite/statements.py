@@ -1,0 +1,204 @@
+"""The SQL of messages and results. Above each statement: its parameters and what it returns.
+
+``:ids`` and the like are JSON arrays, so that one statement serves a batch of any size.
+"""
+
+from __future__ import annotations
+
+# --- publishing ---------------------------------------------------------------------------------
+
+# parameters  -
+# returns     version of the topology, highest id of a message, highest seq of a result
+STATE = """
+SELECT topology, (SELECT max(id) FROM messages), (SELECT max(seq) FROM results) FROM state
+"""
+
+# parameters  1 id, 2 data, 3 body
+INSERT_MESSAGE = "INSERT INTO messages VALUES (?1, ?2, ?3)"
+
+# Makes all messages of a range of ids ready; they were inserted one after the other just now.
+# parameters  1 queue, 2 rank, 3 first id, 4 last id
+INSERT_READY = """
+INSERT INTO ready (queue, rank, id) SELECT ?1, ?2, id FROM messages WHERE id BETWEEN ?3 AND ?4
+"""
+
+# parameters  1 due, 2 id, 3 queue, 4 rank
+INSERT_DELAYED = "INSERT INTO delayed VALUES (?1, ?2, ?3, ?4)"
+
+# --- receiving ----------------------------------------------------------------------------------
+
+# What an idle consumer looks at, without the writers' lock.
+# parameters  1 queue ids
+# returns     whether something is ready, when the next delayed message is due (NULL = none)
+PEEK = """
+SELECT EXISTS (SELECT 1 FROM ready WHERE queue IN (SELECT value FROM json_each(?1))),
+       (SELECT due FROM delayed ORDER BY due LIMIT 1)
+"""
+
+# parameters  1 consumer number
+# returns     version of the topology, consumer number (NULL = fenced), due time of the next delayed,
+#             whether anything is revoked
+BEGIN_RECEIVE = """
+SELECT topology,
+       (SELECT number FROM consumers WHERE number = ?1),
+       (SELECT due FROM delayed ORDER BY due LIMIT 1),
+       EXISTS (SELECT 1 FROM revoked)
+FROM state
+"""
+
+# parameters  1 now, 2 limit
+# returns     due, id, queue, rank
+DUE = "SELECT due, id, queue, rank FROM delayed WHERE due <= ?1 ORDER BY due, id LIMIT ?2"
+
+# parameters  1 due, 2 id
+DELETE_DELAYED = "DELETE FROM delayed WHERE due = ?1 AND id = ?2"
+
+# parameters  1 queue, 2 rank, 3 id
+INSERT_PROMOTED = "INSERT INTO ready (queue, rank, id) VALUES (?1, ?2, ?3)"
+
+# parameters  1 queue, 2 limit
+# returns     queue, rank, id: what to hold, in the order of delivery
+NEXT_OF_ONE = "SELECT queue, rank, id FROM ready WHERE queue = ?1 ORDER BY rank, id LIMIT ?2"
+
+
+def next_of_many(queues: int) -> str:
+    """Return NEXT_OF_ONE for so many queues.
+
+    Each queue gives its first ones, so that a long one costs no more than a short one.
+    parameters  1 limit, then the queues
+    """
+    each = (
+        f"SELECT * FROM (SELECT queue, rank, id FROM ready WHERE queue = ?{number + 2}"
+        " ORDER BY rank, id LIMIT ?1)"
+        for number in range(queues)
+    )
+    return " UNION ALL ".join(each) + " ORDER BY rank, id LIMIT ?1"
+
+
+# parameters  1 consumer number, 2 queue, 3 rank, 4 first id, 5 last id
+HOLD = """
+INSERT INTO held
+SELECT id, ?1, queue, rank, crashes, losses, suspect, redelivered, verdict FROM ready
+WHERE queue = ?2 AND rank = ?3 AND id BETWEEN ?4 AND ?5
+"""
+UNREADY = "DELETE FROM ready WHERE queue = ?2 AND rank = ?3 AND id BETWEEN ?4 AND ?5"
+
+# parameters  1 ids
+# returns     id, queue, crashes, losses, suspect, redelivered, verdict, data, body; in the ids' order
+FETCH = """
+SELECT h.id, h.queue, h.crashes, h.losses, h.suspect, h.redelivered, h.verdict, m.data, m.body
+FROM json_each(?1) AS j
+CROSS JOIN held AS h ON h.id = j.value
+CROSS JOIN messages AS m ON m.id = j.value
+ORDER BY j.key
+"""
+
+# --- ending holds -------------------------------------------------------------------------------
+
+# parameters  1 ids
+# returns     id, consumer number, queue, rank
+HELD = """
+SELECT id, consumer, queue, rank FROM held WHERE id IN (SELECT value FROM json_each(?1))
+"""
+
+# parameters  1 ids
+UNHOLD = "DELETE FROM held WHERE id IN (SELECT value FROM json_each(?1))"
+DELETE_MESSAGES = "DELETE FROM messages WHERE id IN (SELECT value FROM json_each(?1))"
+
+# Puts held messages back where they were; UNHOLD follows.
+# parameters  1 ids
+GIVE_BACK = """
+INSERT INTO ready
+SELECT queue, rank, id, crashes, losses, suspect, redelivered, verdict FROM held
+WHERE id IN (SELECT value FROM json_each(?1))
+"""
+
+# The same for all that one consumer holds, seen as lost.
+# parameters  1 consumer number, 2 losses to add
+GIVE_BACK_OF = """
+INSERT INTO ready
+SELECT queue, rank, id, crashes, losses + ?2, suspect, 1, verdict FROM held WHERE consumer = ?1
+"""
+UNHOLD_OF = "DELETE FROM held WHERE consumer = ?1"
+
+# returns  id, queue, data
+HELD_BY = """
+SELECT h.id, h.queue, m.data FROM held AS h JOIN messages AS m ON m.id = h.id WHERE h.consumer = ?1
+"""
+
+# parameters  1 id, 2 crashes to add, 3 suspect, 4 verdict
+CHARGE = """
+UPDATE held SET crashes = crashes + ?2, suspect = ?3, verdict = ?4 WHERE id = ?1
+"""
+
+# A message that goes behind the others gets a new id, which makes the old hold void as well.
+# parameters  1 old id, 2 new id
+RENUMBER = "UPDATE messages SET id = ?2 WHERE id = ?1"
+# parameters  as above
+REQUEUE = """
+INSERT INTO ready
+SELECT queue, rank, ?2, crashes, losses, suspect, 1, verdict FROM held WHERE id = ?1
+"""
+
+# parameters  1 id, 2 queue's name, 3 reason, 4 now
+BURY_HELD = """
+INSERT INTO dead (data, body, queue, reason, died_at, crashes)
+SELECT m.data, m.body, ?2, ?3, ?4, h.crashes
+FROM held AS h JOIN messages AS m ON m.id = h.id WHERE h.id = ?1
+"""
+
+# parameters  1 data, 2 body, 3 queue's name, 4 reason, 5 now
+BURY_NEW = """
+INSERT INTO dead (data, body, queue, reason, died_at, crashes) VALUES (?1, ?2, ?3, ?4, ?5, 0)
+"""
+
+# --- results ------------------------------------------------------------------------------------
+
+# parameters  1 hashes
+# returns     seq, task_id, state
+STORED = """
+SELECT seq, task_id, state FROM results WHERE hash IN (SELECT value FROM json_each(?1))
+"""
+
+# parameters  1 seqs
+DELETE_RESULTS = "DELETE FROM results WHERE seq IN (SELECT value FROM json_each(?1))"
+
+# parameters  1 seq, 2 hash, 3 task_id, 4 state, 5 expires_at, 6 meta
+INSERT_RESULT = "INSERT INTO results VALUES (?1, ?2, ?3, ?4, ?5, ?6)"
+
+# parameters  1 hashes, 2 now
+# returns     seq, task_id, meta
+GET_RESULTS = """
+SELECT seq, task_id, meta FROM results
+WHERE hash IN (SELECT value FROM json_each(?1)) AND (expires_at IS NULL OR expires_at > ?2)
+"""
+
+# parameters  1 seq
+# returns     seq, task_id of what was stored since
+RESULTS_SINCE = "SELECT seq, task_id FROM results WHERE seq > ?1 ORDER BY seq"
+
+# parameters  1 seqs
+# returns     seq, task_id, meta
+METAS = "SELECT seq, task_id, meta FROM results WHERE seq IN (SELECT value FROM json_each(?1))"
+
+# --- ledger -------------------------------------------------------------------------------------
+
+# parameters  1 task ids, 2 now
+# returns     task_id
+REVOKED = """
+SELECT task_id FROM revoked
+WHERE task_id IN (SELECT value FROM json_each(?1)) AND expires_at > ?2
+"""
+
+# Takes or renews a lease; a row stays when it is released, so that its token goes on growing.
+# parameters  1 name, 2 holder, 3 now, 4 until
+# returns     token, if the lease is ours now
+ACQUIRE = """
+INSERT INTO leases VALUES (?1, ?2, 1, ?4)
+ON CONFLICT (name) DO UPDATE SET
+    token = token + (holder <> excluded.holder),
+    holder = excluded.holder,
+    expires_at = excluded.expires_at
+WHERE holder = excluded.holder OR expires_at <= ?3
+RETURNING token
+"""
