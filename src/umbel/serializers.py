@@ -2,8 +2,8 @@
 
 The json dialect is kombu's: a value that JSON lacks travels as an object of exactly two keys,
 ``{"__type__": tag, "__value__": text}``. It goes through the standard library's C encoder, which
-alone keeps what Python users rely on (big integers, NaN, integer keys, lone surrogates); the encoder
-and the scanner are built once, so a call is one Python frame.
+alone keeps what Python users rely on (big integers, NaN, integer keys, lone surrogates); encoder
+and scanner are built once, so a call is one Python frame.
 
 Whatever bytes arrive, ``loads`` returns a value or raises DecodeError; ``decompress`` stops at a
 limit. Packages that are not in the standard library are imported when first asked for.
@@ -46,7 +46,7 @@ _NAMES: Mapping[str, str] = {row[0]: name for name, row in CONTENT_TYPES.items()
 
 @dataclass(frozen=True, slots=True)
 class Serializer:
-    """One way to turn a value into bytes and back. Raises EncodeError and DecodeError, cause kept."""
+    """A way to turn a value into bytes and back. Raises EncodeError and DecodeError, cause kept."""
 
     name: str
     content_type: str
@@ -69,7 +69,7 @@ def get(name: str) -> Serializer:
         dumps, loads = _CODECS[known]()
     except ModuleNotFoundError as error:
         raise ImproperlyConfigured(
-            f"the serializer {known!r} needs a package that is missing: pip install 'umbel[{extra}]'"
+            f"the serializer {known!r} needs a missing package: pip install 'umbel[{extra}]'"
         ) from error
     return Serializer(known, content_type, encoding, dumps, loads)
 
@@ -95,12 +95,15 @@ def for_content_type(content_type: str, accept: frozenset[str]) -> Serializer:
     if content_type not in accept:
         allowed = ", ".join(sorted(accept)) or "none"
         raise ContentDisallowed(
-            f"content type {content_type!r} is not accepted (accepted: {allowed}); "
+            f"content type {content_type!r:.80} is not accepted (accepted: {allowed}); "
             "add it to accept_content if its senders are trusted"
         )
     if content_type not in _NAMES:
         raise DecodeError(f"no serializer reads content type {content_type!r}")
-    return get(content_type)
+    try:
+        return get(content_type)
+    except ImproperlyConfigured as error:
+        raise DecodeError(str(error)) from error
 
 
 def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
@@ -201,25 +204,29 @@ def _unwrap(fields: dict[str, Any]) -> Any:
 
 
 def _make_chunks() -> Callable[[Any, int], Iterable[str]]:
-    """Build the encoder. No table of open containers: it would be shared by threads, and a circular
-    value ends in RecursionError all the same.
+    """Build the encoder.
+
+    It has no table of open containers, which would be shared by threads; a value that contains
+    itself ends in RecursionError all the same.
     """
-    if json_encoder.c_make_encoder is None:  # an interpreter without the C module
-        return lambda value, _: json_encoder.JSONEncoder(
-            check_circular=False, default=_reduce
-        ).iterencode(value)
-    return json_encoder.c_make_encoder(
-        None, _reduce, json_encoder.encode_basestring_ascii, None, ": ", ", ", False, False, True
+    c_make_encoder: Any = getattr(json_encoder, "c_make_encoder", None)
+    if c_make_encoder is None:  # an interpreter without the C module
+        slow = json_encoder.JSONEncoder(check_circular=False, default=_reduce)
+        return lambda value, _: slow.iterencode(value)
+    chunks: Callable[[Any, int], Iterable[str]] = c_make_encoder(
+        None, _reduce, json_string, None, ": ", ", ", False, False, True
     )
+    return chunks
 
 
-#: (value, 0) -> pieces of its JSON text, to be joined; raises whatever the value's hooks raise.
-json_chunks: Callable[[Any, int], Iterable[str]] = _make_chunks()
 #: Text -> its JSON literal.
 json_string: Callable[[str], str] = json_encoder.encode_basestring_ascii
+#: (value, 0) -> pieces of its JSON text, to be joined; raises whatever the value's hooks raise.
+json_chunks: Callable[[Any, int], Iterable[str]] = _make_chunks()
 #: (text, start) -> value and where it ends. StopIteration where no value begins.
-_scan_plain: Callable[[str, int], tuple[Any, int]] = JSONDecoder().scan_once
-_scan_tagged: Callable[[str, int], tuple[Any, int]] = JSONDecoder(object_hook=_unwrap).scan_once
+_Scan = Callable[[str, int], tuple[Any, int]]
+_scan_plain: _Scan = vars(JSONDecoder())["scan_once"]
+_scan_tagged: _Scan = vars(JSONDecoder(object_hook=_unwrap))["scan_once"]
 
 
 def json_text(value: Any) -> str:
@@ -254,7 +261,7 @@ def json_loads(data: bytes) -> Any:
 
 
 def _loads_padded(data: bytes) -> Any:
-    """Read a text that does not begin with its value: white space, a byte order mark, or rubbish."""
+    """Read a text that begins with white space, a byte order mark, or rubbish."""
     stripped = data.removeprefix(b"\xef\xbb\xbf").lstrip(b" \t\n\r")
     if len(stripped) == len(data):
         raise DecodeError("not json: no value at the beginning" if data else "not json: empty")
@@ -356,12 +363,14 @@ def compress(name: str, data: bytes) -> tuple[bytes, str]:
 
 def decompress(header: str, data: bytes, limit: int = DECOMPRESSED_LIMIT) -> bytes:
     """Undo ``compress``. Raises DecodeError for damaged data and for more than ``limit`` bytes."""
-    opener = _DECOMPRESSORS.get(COMPRESSIONS.get(header, header))
+    opener = None
+    if isinstance(header, str):
+        opener = _DECOMPRESSORS.get(COMPRESSIONS.get(header, header))
     if opener is None:
         raise DecodeError(f"unknown compression {header!r:.80}")
     try:
         plain, finished = opener(data, limit + 1)
-    except (DecodeError, ImproperlyConfigured):
+    except DecodeError:
         raise
     except Exception as error:
         raise DecodeError(f"damaged {header} data: {error}") from error

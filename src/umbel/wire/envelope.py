@@ -2,54 +2,46 @@
 
 from __future__ import annotations
 
-import binascii
-from collections.abc import Mapping
+from binascii import a2b_base64, b2a_base64
 from typing import Any
 
-from umbel.exceptions import DecodeError, EncodeError
+from umbel.exceptions import DecodeError
 from umbel.message import Message
 from umbel.serializers import json_chunks, json_loads, json_string, json_text
+from umbel.wire.names import AMQP_PROPERTIES, is_clean
 from umbel.wire.times import due
-
-_b64 = binascii.b2a_base64
-#: Properties that have fields of their own in Message, or exist in the envelope only.
-_OWN = frozenset({"reply_to", "delivery_info", "body_encoding", "delivery_tag"})
 
 
 def pack(message: Message, *, delivery_tag: str) -> bytes:
     """Return the envelope. Raises EncodeError when a header or property has no form in JSON."""
     try:
         headers = "".join(json_chunks(message.headers, 0))
-    except Exception as error:
-        raise EncodeError(f"the headers have no form in JSON: {error}") from error
-    properties = _RAW if message.properties is None else message.properties
-    body = _b64(message.body, newline=False).decode("ascii")
+    except Exception:  # noqa: BLE001 -- said properly there
+        headers = json_text(message.headers)
+    if message.properties is None:
+        more, task_id = '"delivery_mode": 2', json_string(message.id)
+        priority = str(message.priority)
+    else:
+        more, task_id, priority = _extra(message)
+    body = b2a_base64(message.body, newline=False).decode("ascii")
     return (
-        f'{{"body": "{body}", "content-encoding": {json_string(message.content_encoding)}, '
+        f'{{"body": "{body}", '
+        f'"content-encoding": {json_string(message.content_encoding)}, '
         f'"content-type": {json_string(message.content_type)}, "headers": {headers}, '
-        f'"properties": {_properties(message, properties, delivery_tag)}}}'
+        f'"properties": {{"correlation_id": {task_id}, '
+        f'"reply_to": {json_string(message.reply_to)}, {more}, '
+        f'"delivery_info": {{"exchange": {json_string(message.exchange)}, '
+        f'"routing_key": {json_string(message.routing_key)}}}, "priority": {priority}, '
+        f'"body_encoding": "base64", "delivery_tag": {json_string(delivery_tag)}}}}}'
     ).encode("ascii")
 
 
-_RAW: Mapping[str, Any] = {}
-
-
-def _properties(message: Message, extra: Mapping[str, Any], delivery_tag: str) -> str:
-    return json_text(
-        {
-            "correlation_id": message.id,
-            "reply_to": message.reply_to,
-            "delivery_mode": 2,
-            "priority": message.priority,
-            **extra,
-            "delivery_info": {
-                "exchange": message.exchange,
-                "routing_key": message.routing_key,
-            },
-            "body_encoding": "base64",
-            "delivery_tag": delivery_tag,
-        }
-    )
+def _extra(message: Message) -> tuple[str, str, str]:
+    """Return further properties, the correlation id and the raw priority, all as JSON."""
+    extra = {"delivery_mode": 2, **(message.properties or {})}
+    task_id = extra.pop("correlation_id", message.id)
+    priority = extra.pop("priority", message.priority)
+    return json_text(extra)[1:-1], json_text(task_id), json_text(priority)
 
 
 def unpack(data: bytes) -> tuple[Message, str | None]:
@@ -58,10 +50,13 @@ def unpack(data: bytes) -> tuple[Message, str | None]:
     Never raises. With a problem, the message's body is the raw data.
     """
     try:
-        envelope = json_loads(data)
-        return _message(envelope), None
+        return _message(json_loads(data)), None
     except (DecodeError, _ProblemError) as error:
-        return Message(id="", body=data, headers={}, routing_key="", content_type=""), str(error)
+        return Message("", data, {}, "", content_type=""), str(error)
+
+
+#: How many properties a message has that sets none itself.
+_USUAL = 7
 
 
 class _ProblemError(Exception):
@@ -74,44 +69,72 @@ def _message(envelope: Any) -> Message:
     headers = _part(envelope, "headers")
     properties = _part(envelope, "properties")
     info = _part(properties, "delivery_info")
-    body = _body(envelope.get("body"), properties.get("body_encoding"))
-    not_before, expires_at = due(headers)
-    extra = {name: value for name, value in properties.items() if name not in _OWN}
-    task_id = headers.get("id") or properties.get("correlation_id")
-    priority = extra.pop("priority", 0)
+    find = properties.get
+    body = envelope.get("body")
+    correlation_id, priority = find("correlation_id"), find("priority")
+    texts: Any = (
+        headers.get("id") or correlation_id,
+        info.get("routing_key"),
+        info.get("exchange"),
+        envelope.get("content-type"),
+        envelope.get("content-encoding"),
+        find("reply_to"),
+    )
+    try:
+        usable = "".join(texts).isprintable()
+    except TypeError:
+        usable = False
+    if not usable:
+        texts = map(_text, texts)
+    task_id, routing_key, exchange, content_type, content_encoding, reply_to = texts
+    not_before, expires_at = 0.0, None
+    if headers.get("eta") is not None or headers.get("expires") is not None:
+        not_before, expires_at = due(headers)
     if type(priority) is not int:
         priority = 0
-    clamped = min(max(priority, 0), 9)
-    if clamped != priority:
-        extra["priority"] = priority
+    usual = (
+        len(properties) == _USUAL
+        and correlation_id == task_id
+        and 0 <= priority <= 9
+        and find("delivery_mode") == 2
+    )
+    return Message(
+        task_id,
+        _body(body, find("body_encoding")),
+        headers,
+        routing_key,
+        exchange,
+        content_type,
+        content_encoding or "utf-8",
+        0 if priority < 0 else min(priority, 9),
+        reply_to,
+        not_before,
+        expires_at,
+        0.0,
+        None if usual else _further(properties, task_id),
+    )
+
+
+def _further(properties: dict[str, Any], task_id: Any) -> dict[str, Any] | None:
+    """Return the properties that have no field in Message."""
+    extra = {name: properties[name] for name in AMQP_PROPERTIES & properties.keys()}
     if extra.get("correlation_id") == task_id:
         extra.pop("correlation_id", None)
     if extra.get("delivery_mode") == 2:
         del extra["delivery_mode"]
-    return Message(
-        _text(task_id),
-        body,
-        headers,
-        _text(info.get("routing_key")),
-        _text(info.get("exchange")),
-        _text(envelope.get("content-type")),
-        _text(envelope.get("content-encoding")) or "utf-8",
-        clamped,
-        _text(properties.get("reply_to")),
-        not_before,
-        expires_at,
-        0.0,
-        extra or None,
-    )
+    priority = properties.get("priority")
+    if type(priority) is int and not 0 <= priority <= 9:
+        extra["priority"] = priority
+    return extra or None
 
 
 def _part(whole: dict[str, Any], name: str) -> dict[str, Any]:
     part = whole.get(name)
+    if type(part) is dict:
+        return part
     if part is None:
         return {}
-    if not isinstance(part, dict):
-        raise _ProblemError(f"{name}: expected an object, got {type(part).__name__}")
-    return part
+    raise _ProblemError(f"{name}: expected an object, got {type(part).__name__}")
 
 
 def _body(body: Any, encoding: Any) -> bytes:
@@ -120,10 +143,11 @@ def _body(body: Any, encoding: Any) -> bytes:
     if encoding != "base64":
         return body.encode("utf-8", "surrogatepass")
     try:
-        return binascii.a2b_base64(body)
+        return a2b_base64(body)
     except ValueError as error:
         raise _ProblemError(f"body: not base64: {error}") from error
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
+    """Return a text that servers can use as a name; "" for anything else."""
+    return value if is_clean(value) else ""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from umbel import exceptions
 
@@ -50,7 +49,7 @@ BROKER_HEADERS: Final = frozenset(
     }
 )
 #: What is not a user's own header.
-KNOWN_HEADERS: Final = TASK_HEADERS | BROKER_HEADERS | {COMPRESSION, REDELIVERED}
+KNOWN_HEADERS: Final = TASK_HEADERS | BROKER_HEADERS | {COMPRESSION, REDELIVERED, "utc"}
 
 #: AMQP's basic properties that a caller may set and that have no field in Message.
 AMQP_PROPERTIES: Final = frozenset(
@@ -67,9 +66,13 @@ AMQP_PROPERTIES: Final = frozenset(
     }
 )
 
-EMPTY_EMBED: Final[Mapping[str, Any]] = MappingProxyType(
-    {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
-)
+#: The third part of a body without follow-ups. Read only.
+EMPTY_EMBED: Final[dict[str, Any]] = {
+    "callbacks": None,
+    "errbacks": None,
+    "chain": None,
+    "chord": None,
+}
 
 _CELERY = (
     "AlreadyRegistered",
@@ -116,3 +119,16 @@ PERMANENT_BINDINGS: Final = "_kombu.binding_permanent."
 RESULT: Final = "celery-task-meta-"
 BUCKET_SEPARATOR: Final = "\x06\x16"
 PRIORITY_STEPS: Final = (0, 3, 6, 9)
+
+
+def is_clean(value: object) -> TypeGuard[str]:
+    """Tell whether this is a text that every server can use as a key: no NUL, no lone surrogate."""
+    if not isinstance(value, str) or not value:
+        return False
+    if value.isprintable():
+        return True
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in value

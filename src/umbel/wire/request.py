@@ -2,101 +2,62 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 #: Attribute -> value when nothing is said. Lists and dicts are made anew for each request.
 _DEFAULTS: dict[str, Any] = {
-    "id": None,
-    "task": None,
-    "args": None,
-    "kwargs": None,
-    "retries": 0,
-    "eta": None,
-    "expires": None,
-    "group": None,
-    "group_index": None,
-    "timelimit": (None, None),
-    "root_id": None,
-    "parent_id": None,
-    "shadow": None,
-    "origin": None,
-    "ignore_result": None,
-    "replaced_task_nesting": 0,
-    "stamped_headers": None,
-    "stamps": None,
+    "args": (),
     "argsrepr": None,
-    "kwargsrepr": None,
+    "called_directly": True,
     "callbacks": None,
-    "errbacks": None,
     "chain": None,
+    "children": (),
     "chord": None,
-    "reply_to": "",
     "correlation_id": None,
     "delivery_info": None,
+    "delivery_tag": None,
+    "errbacks": None,
+    "eta": None,
+    "expires": None,
+    "expires_at": None,
+    "group": None,
+    "group_index": None,
     "headers": None,
-    "properties": None,
     "hostname": None,
+    "id": None,
+    "ignore_result": None,
     "is_eager": False,
-    "called_directly": True,
-    "utc": True,
-    "children": None,
+    "kwargs": {},
+    "kwargsrepr": None,
+    "lang": "py",
     "logfile": None,
     "loglevel": None,
-    "lang": "py",
-    "delivery_tag": None,
     "not_before": 0.0,
-    "expires_at": None,
+    "origin": None,
+    "parent_id": None,
+    "properties": None,
+    "replaced_task_nesting": 0,
+    "reply_to": "",
+    "retries": 0,
+    "root_id": None,
+    "shadow": None,
+    "stamped_headers": None,
+    "stamps": None,
+    "task": None,
+    "timelimit": (None, None),
+    "utc": True,
 }
 
 
 class Request:
     """What is known about one call of a task. Owned by the thread that runs it."""
 
-    __slots__ = (
-        "args",
-        "argsrepr",
-        "callbacks",
-        "called_directly",
-        "chain",
-        "children",
-        "chord",
-        "correlation_id",
-        "delivery_info",
-        "delivery_tag",
-        "errbacks",
-        "eta",
-        "expires",
-        "expires_at",
-        "group",
-        "group_index",
-        "headers",
-        "hostname",
-        "id",
-        "ignore_result",
-        "is_eager",
-        "kwargs",
-        "kwargsrepr",
-        "lang",
-        "logfile",
-        "loglevel",
-        "not_before",
-        "origin",
-        "parent_id",
-        "properties",
-        "replaced_task_nesting",
-        "reply_to",
-        "retries",
-        "root_id",
-        "shadow",
-        "stamped_headers",
-        "stamps",
-        "task",
-        "timelimit",
-        "utc",
-    )
+    __slots__ = tuple(_DEFAULTS)
 
-    id: str | None
-    task: str | None
+    #: None outside of a call (``called_directly``), in spite of its type: users need no check.
+    id: str
+    task: str
     args: list[Any]
     kwargs: dict[str, Any]
     retries: int
@@ -145,8 +106,7 @@ class Request:
     expires_at: float | None
 
     def __init__(self, **fields: Any) -> None:
-        for name, default in _DEFAULTS.items():
-            setattr(self, name, default)
+        self.update(_DEFAULTS)
         self.args = []
         self.kwargs = {}
         self.children = []
@@ -156,7 +116,7 @@ class Request:
         """Return the field of this name, or ``default`` when there is no such field."""
         return getattr(self, name, default)
 
-    def update(self, fields: dict[str, Any]) -> None:
+    def update(self, fields: Mapping[str, Any]) -> None:
         """Set several fields."""
         for name, value in fields.items():
             setattr(self, name, value)
@@ -172,7 +132,5 @@ class Request:
         return self.timelimit[1]
 
     def __repr__(self) -> str:
+        """Name the call."""
         return f"<Request: {self.task}[{self.id}] retries={self.retries}>"
-
-
-assert set(Request.__slots__) == set(_DEFAULTS)

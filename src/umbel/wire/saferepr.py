@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-#: Levels of containers that are shown; Celery's default shows as many.
+#: Levels of containers that are shown.
 MAX_DEPTH = 6
 #: Bits of an integer above which its digits are not worth their quadratic cost.
 MAX_BITS = 4096
-_BRACKETS: dict[type, tuple[str, str]] = {
+#: Items above which a container is shown by us even if its class shows itself.
+MAX_OWN = 1000
+
+#: Plain container -> its brackets. A subclass that does not show itself is shown as its parent.
+_CONTAINERS: dict[type, tuple[str, str]] = {
     list: ("[", "]"),
     tuple: ("(", ")"),
     set: ("{", "}"),
     frozenset: ("frozenset({", "})"),
+    dict: ("{", "}"),
 }
+_TEXTS = (str, bytes, bytearray)
 
 
 def bounded_repr(value: Any, maxsize: int = 1024) -> str:
@@ -27,7 +33,7 @@ def bounded_repr(value: Any, maxsize: int = 1024) -> str:
         writer.write(value, 0)
     except _FullError:
         pass
-    except RecursionError:
+    except Exception:  # noqa: BLE001 -- containers of users raise anything while they are read
         writer.pieces.append("...")
     text = "".join(writer.pieces)
     if not text.isascii():  # lone surrogates cannot travel
@@ -42,6 +48,8 @@ class _FullError(Exception):
 class _Writer:
     """Collects the pieces of one text until its room is used up."""
 
+    __slots__ = ("pieces", "room")
+
     def __init__(self, room: int) -> None:
         self.pieces: list[str] = []
         self.room = room
@@ -53,57 +61,76 @@ class _Writer:
             raise _FullError
 
     def write(self, value: Any, depth: int) -> None:
-        cls = type(value)
-        if cls is str or cls is bytes:
-            self.put(repr(value[: self.room + 1]))
-        elif cls is int:
-            self.put(repr(value) if value.bit_length() <= MAX_BITS else _shown(value))
-        elif cls is dict:
-            self.write_dict(value, depth)
-        elif cls in _BRACKETS:
-            self.write_items(value, depth)
-        else:
+        kind = _kind(value)
+        if kind is None:
             self.put(_safe(value))
-
-    def write_items(self, value: Any, depth: int) -> None:
-        if not value and type(value) in (set, frozenset):
-            self.put(repr(value))
-            return
-        left, right = _BRACKETS[type(value)]
-        self.put(left)
-        if depth == MAX_DEPTH and value:
-            self.put("...")
+        elif kind in _TEXTS:
+            self.put(repr(kind(value[: self.room + 1])))
+        elif kind is int:
+            self.put(repr(value) if value.bit_length() <= MAX_BITS else _shown(value))
         else:
-            for index, item in enumerate(value):
-                if index:
-                    self.put(", ")
-                self.write(item, depth + 1)
-            if type(value) is tuple and len(value) == 1:
+            self.write_container(value, kind, depth)
+
+    def write_container(self, value: Any, kind: type, depth: int) -> None:
+        if not value:
+            self.put(repr(kind()))
+            return
+        left, right = _CONTAINERS[kind]
+        self.put(left)
+        if depth == MAX_DEPTH:
+            self.put("...")
+        elif kind is dict:
+            self.write_pairs(value, depth)
+        else:
+            self.write_items(value, depth)
+            if kind is tuple and len(value) == 1:
                 self.put(",")
         self.put(right)
 
-    def write_dict(self, value: dict[Any, Any], depth: int) -> None:
-        self.put("{")
-        if depth == MAX_DEPTH and value:
-            self.put("...")
-        else:
-            for index, (key, item) in enumerate(value.items()):
-                if index:
-                    self.put(", ")
-                self.write(key, depth + 1)
-                self.put(": ")
-                self.write(item, depth + 1)
-        self.put("}")
+    def write_items(self, value: Any, depth: int) -> None:
+        separator = ""
+        for item in value:
+            self.put(separator)
+            self.write(item, depth + 1)
+            separator = ", "
+
+    def write_pairs(self, value: dict[Any, Any], depth: int) -> None:
+        separator = ""
+        for key, item in value.items():
+            self.put(separator)
+            self.write(key, depth + 1)
+            self.put(": ")
+            self.write(item, depth + 1)
+            separator = ", "
+
+
+def _kind(value: Any) -> Any:
+    """Return the built-in class whose repr the value has, and we can bound; None = its own."""
+    cls = type(value)
+    if cls is int or cls in _TEXTS or cls in _CONTAINERS:
+        return cls
+    for parent in (*_CONTAINERS, *_TEXTS, int):
+        if isinstance(value, parent):
+            shows_itself = cls.__repr__ is not parent.__repr__
+            return None if shows_itself and not _is_large(value) else parent
+    return None
+
+
+def _is_large(value: Any) -> bool:
+    return (value.bit_length() if isinstance(value, int) else len(value)) > MAX_OWN
 
 
 def _safe(value: Any) -> str:
     try:
-        text = repr(value)
+        return str.__str__(repr(value))
     except Exception:  # noqa: BLE001 -- a user's __repr__ raises anything
         return _shown(value)
-    return text if type(text) is str else str.__str__(text)
 
 
 def _shown(value: Any) -> str:
     cls = type(value)
-    return f"<{cls.__module__}.{cls.__qualname__} object>"
+    try:
+        name = f"{cls.__module__}.{cls.__qualname__}"
+    except Exception:  # noqa: BLE001 -- so does a metaclass
+        name = "unnamed"
+    return f"<{name} object>"

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, NoReturn
 
-from umbel.exceptions import InvalidTaskError
+from umbel.clock import SYSTEM_CLOCK
+from umbel.exceptions import ContentDisallowed, DecodeError, InvalidTaskError
 from umbel.message import Message
 from umbel.serializers import (
     JSON_TYPE,
@@ -27,6 +28,7 @@ from umbel.serializers import (
     json_loads,
     json_text,
 )
+from umbel.wire import protocol1
 from umbel.wire.names import (
     AMQP_PROPERTIES,
     BROKER_HEADERS,
@@ -34,6 +36,8 @@ from umbel.wire.names import (
     EMPTY_EMBED,
     KNOWN_HEADERS,
     REDELIVERED,
+    TASK_HEADERS,
+    is_clean,
 )
 from umbel.wire.request import Request
 from umbel.wire.saferepr import bounded_repr
@@ -50,18 +54,23 @@ _SMALL = 1024
 _EMPTY: Mapping[str, Any] = {}
 
 #: Option -> header, where the value is taken as it is.
-_PLAIN_OPTIONS = (
-    ("shadow", "shadow"),
-    ("retries", "retries"),
-    ("group_id", "group"),
-    ("group_index", "group_index"),
-    ("ignore_result", "ignore_result"),
-    ("replaced_task_nesting", "replaced_task_nesting"),
-    ("argsrepr", "argsrepr"),
-    ("kwargsrepr", "kwargsrepr"),
-    ("stamped_headers", "stamped_headers"),
-    ("stamps", "stamps"),
-)
+_HEADER_OF: Mapping[str, str] = {
+    "shadow": "shadow",
+    "retries": "retries",
+    "group_id": "group",
+    "group_index": "group_index",
+    "ignore_result": "ignore_result",
+    "replaced_task_nesting": "replaced_task_nesting",
+    "stamped_headers": "stamped_headers",
+    "stamps": "stamps",
+    "origin": "origin",
+}
+#: Options that need more than that.
+_TIMES = frozenset({"eta", "expires", "not_before", "expires_at"})
+_LIMITS = frozenset({"time_limit", "soft_time_limit"})
+_FOLLOW_UPS = frozenset({"link", "link_error", "chain", "chord"})
+#: Options that change a message's bytes.
+_BODY_OPTIONS = _FOLLOW_UPS | {"serializer", "compression"}
 
 
 class TaskEncoder:
@@ -71,9 +80,10 @@ class TaskEncoder:
         "_compression",
         "_exchange",
         "_headers",
-        "_plain",
+        "_is_plain",
         "_priority",
         "_properties",
+        "_protocol",
         "_reprsize",
         "_routing_key",
         "_serializer",
@@ -93,16 +103,17 @@ class TaskEncoder:
         soft_time_limit: float | None = None,
         origin: str = "",
         argsrepr_maxsize: int = 1024,
+        protocol: int = 2,
     ) -> None:
         self._serializer = get(serializer)
         self._compression = compression_type(compression) if compression else None
         self._exchange = exchange
         self._routing_key = routing_key
         self._reprsize = argsrepr_maxsize
+        self._protocol = protocol
         self._priority = _clamped(priority)
-        #: The raw priority is kept where it differs.
+        #: The raw priority travels where it differs.
         self._properties = {"priority": priority} if priority != self._priority else None
-        #: Everything but the three or four headers of a plain call.
         self._headers: dict[str, Any] = {
             "lang": "py",
             "task": task,
@@ -124,8 +135,10 @@ class TaskEncoder:
             "stamped_headers": None,
             "stamps": {},
         }
-        #: Bodies are made by the C encoder directly, and sent as they are.
-        self._plain = self._serializer.name == "json" and self._compression is None
+        #: The C encoder makes bodies directly, and they are sent as they are.
+        self._is_plain = (
+            self._serializer.name == "json" and self._compression is None and protocol == 2
+        )
 
     def encode(  # noqa: PLR0913 -- the ids of a call, each its own
         self,
@@ -141,16 +154,18 @@ class TaskEncoder:
     ) -> Message:
         """Return the message of one call.
 
-        ``options`` are those of apply_async that the caller has resolved; see ``_encode_options``.
+        ``options`` are those of apply_async, under its names, that the caller has resolved:
+        exchange and routing_key instead of a queue, not_before and expires_at beside an eta or
+        expires that is to stand in the header as given, stamps and stamped_headers as two values,
+        link and link_error as signatures or lists of them, AMQP's properties. Others are ignored.
         Raises EncodeError when the arguments cannot travel.
         """
-        if options is not None or not self._plain:
-            call = _Call(args, kwargs, id, sent_at, reply_to, root_id, parent_id)
-            return self._encode_options(call, options or _EMPTY)
         headers = self._headers.copy()
         headers["id"] = id
         headers["root_id"] = root_id or id
         headers["parent_id"] = parent_id
+        if options is not None or not self._is_plain:
+            return self._encode(args, kwargs, headers, options or _EMPTY, sent_at, reply_to)
         try:
             text = "".join(json_chunks(args, 0))
             tail = _EMPTY_TAIL if not kwargs else f", {''.join(json_chunks(kwargs, 0))}{_TAIL}"
@@ -176,110 +191,111 @@ class TaskEncoder:
         )
 
     def _shown(self, value: Any, text: str) -> str:
-        """Return the bounded repr of what ``text`` is the JSON of: if one is short, so is the other."""
+        """Return the bounded repr of what ``text`` is the JSON of: one short, both are short."""
         if len(text) <= _SMALL:
             try:
                 shown = repr(value)
-            except Exception:  # noqa: BLE001, S110 -- a user's __repr__; the slow way survives it
-                pass
-            else:
-                if len(shown) <= self._reprsize and shown.isascii():
-                    return shown
+            except Exception:  # noqa: BLE001 -- a user's __repr__
+                return bounded_repr(value, self._reprsize)
+            if len(shown) <= self._reprsize and shown.isascii():
+                return shown
         return bounded_repr(value, self._reprsize)
 
-    def _encode_options(self, call: _Call, options: Mapping[str, Any]) -> Message:
-        """Return the message of a call with options, or of a task that is not plain json."""
-        serializer = get(options["serializer"]) if options.get("serializer") else self._serializer
-        headers = self._option_headers(call, options)
-        body = serializer.dumps(_body(call, options))
-        compression = options.get("compression", self._compression)
-        if compression:
-            body, headers[COMPRESSION] = compress(compression, body)
-        if options.get("headers"):
-            headers.update(options["headers"])
-        priority = options.get("priority")
-        if priority is None:
-            priority = (self._properties or _EMPTY).get("priority", self._priority)
-        return Message(
-            call.id,
-            body,
-            headers,
-            options.get("routing_key") or self._routing_key,
-            self._exchange if options.get("exchange") is None else options["exchange"],
-            serializer.content_type,
-            serializer.content_encoding,
-            _clamped(priority),
-            options.get("reply_to") or call.reply_to,
-            options.get("not_before") or 0.0,
-            options.get("expires_at"),
-            call.sent_at,
-            _properties(call, options, priority),
-        )
-
-    def _option_headers(self, call: _Call, options: Mapping[str, Any]) -> dict[str, Any]:
-        headers = self._headers.copy()
-        headers["id"] = call.id
-        headers["root_id"] = call.root_id or call.id
-        headers["parent_id"] = call.parent_id
-        headers["timelimit"] = list(headers["timelimit"])
-        headers["stamps"] = {}
-        headers["eta"] = _iso(options.get("eta"), options.get("not_before"))
-        headers["expires"] = _iso(options.get("expires"), options.get("expires_at"))
-        for index, name in enumerate(("time_limit", "soft_time_limit")):
-            if options.get(name) is not None:
-                headers["timelimit"][index] = options[name]
-        for name, header in _PLAIN_OPTIONS:
-            if options.get(name) is not None:
-                headers[header] = options[name]
-        if options.get("argsrepr") is None:
-            headers["argsrepr"] = bounded_repr(call.args, self._reprsize)
-        if options.get("kwargsrepr") is None:
-            headers["kwargsrepr"] = bounded_repr(call.kwargs, self._reprsize)
-        return headers
-
-
-class _Call:
-    """The arguments of ``TaskEncoder.encode``, handed on."""
-
-    __slots__ = ("args", "id", "kwargs", "parent_id", "reply_to", "root_id", "sent_at")
-
-    def __init__(
+    def _encode(
         self,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        id: str,  # noqa: A002 -- the header's name
+        headers: dict[str, Any],
+        options: Mapping[str, Any],
         sent_at: float,
         reply_to: str,
-        root_id: str | None,
-        parent_id: str | None,
-    ) -> None:
-        self.args = args
-        self.kwargs = kwargs
-        self.id = id
-        self.sent_at = sent_at
-        self.reply_to = reply_to
-        self.root_id = root_id
-        self.parent_id = parent_id
+    ) -> Message:
+        """Return the message of a call with options, or of a task that is not plain json."""
+        serializer = self._serializer
+        if options.get("serializer"):
+            serializer = get(options["serializer"])
+        _apply(headers, options)
+        body = self._body(args, kwargs, headers, options, serializer)
+        compression = options.get("compression") or self._compression
+        if compression:
+            body, compressed = compress(compression, body)
+            headers[COMPRESSION] = compressed
+        if options.get("headers"):
+            headers.update(options["headers"])
+        return self._message(body, headers, options, serializer, sent_at, reply_to)
+
+    def _body(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        headers: dict[str, Any],
+        options: Mapping[str, Any],
+        serializer: Serializer,
+    ) -> bytes:
+        embed = _EMPTY if options.keys().isdisjoint(_FOLLOW_UPS) else _embed(options)
+        if serializer.name == "json" and self._protocol == 2:
+            text, more = json_text(args), json_text(kwargs)
+            tail = f", {json_text(embed)}]" if embed else _TAIL
+            body = f"[{text}, {more}{tail}".encode("ascii")
+            shown = (self._shown(args, text), self._shown(kwargs, more))
+        else:
+            if self._protocol == 1:
+                body = serializer.dumps(protocol1.body(args, kwargs, headers, embed))
+            else:
+                body = serializer.dumps((args, kwargs, embed or EMPTY_EMBED))
+            shown = (bounded_repr(args, self._reprsize), bounded_repr(kwargs, self._reprsize))
+        headers["argsrepr"] = options.get("argsrepr") or shown[0]
+        headers["kwargsrepr"] = options.get("kwargsrepr") or shown[1]
+        return body
+
+    def _message(
+        self,
+        body: bytes,
+        headers: dict[str, Any],
+        options: Mapping[str, Any],
+        serializer: Serializer,
+        sent_at: float,
+        reply_to: str,
+    ) -> Message:
+        find = options.get
+        priority = find("priority")
+        if priority is None:
+            priority = self._priority
+            if self._properties is not None:
+                priority = self._properties["priority"]
+        exchange = find("exchange")
+        return Message(
+            headers["id"],
+            body,
+            headers if self._protocol == 2 else dict(find("headers") or _EMPTY),
+            find("routing_key") or self._routing_key,
+            self._exchange if exchange is None else exchange,
+            serializer.content_type,
+            serializer.content_encoding,
+            _clamped(priority),
+            find("reply_to") or reply_to,
+            find("not_before") or 0.0,
+            find("expires_at"),
+            sent_at,
+            _properties(options, priority, sent_at),
+        )
 
 
-def _clamped(priority: int) -> int:
-    return min(max(priority, 0), 9)
-
-
-def _body(call: _Call, options: Mapping[str, Any]) -> tuple[Any, ...]:
-    embed = {
-        "callbacks": _listed(options.get("link")),
-        "errbacks": _listed(options.get("link_error")),
-        "chain": options.get("chain"),
-        "chord": options.get("chord"),
-    }
-    return (call.args, call.kwargs, embed)
-
-
-def _listed(signatures: Any) -> list[Any] | None:
-    if not signatures:
-        return None
-    return [signatures] if isinstance(signatures, Mapping) else list(signatures)
+def _apply(headers: dict[str, Any], options: Mapping[str, Any]) -> None:
+    """Write into the headers what the options say."""
+    for name, value in options.items():
+        if value is not None and name in _HEADER_OF:
+            headers[_HEADER_OF[name]] = value
+    if not options.keys().isdisjoint(_TIMES):
+        headers["eta"] = _iso(options.get("eta"), options.get("not_before"))
+        headers["expires"] = _iso(options.get("expires"), options.get("expires_at"))
+    if not options.keys().isdisjoint(_LIMITS):
+        hard, soft = headers["timelimit"] or (None, None)
+        given_hard, given_soft = options.get("time_limit"), options.get("soft_time_limit")
+        headers["timelimit"] = [
+            hard if given_hard is None else given_hard,
+            soft if given_soft is None else given_soft,
+        ]
 
 
 def _iso(given: Any, at: float | None) -> str | None:
@@ -289,13 +305,33 @@ def _iso(given: Any, at: float | None) -> str | None:
     return given.isoformat() if isinstance(given, datetime) else given
 
 
-def _properties(call: _Call, options: Mapping[str, Any], priority: int) -> dict[str, Any] | None:
-    extra = {name: options[name] for name in AMQP_PROPERTIES if options.get(name) is not None}
-    if priority != _clamped(priority):
+def _embed(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {
+        "callbacks": _listed(options.get("link")),
+        "errbacks": _listed(options.get("link_error")),
+        "chain": options.get("chain"),
+        "chord": options.get("chord"),
+    }
+
+
+def _listed(signatures: Any) -> list[Any] | None:
+    if not signatures:
+        return None
+    return [signatures] if isinstance(signatures, Mapping) else list(signatures)
+
+
+def _clamped(priority: int) -> int:
+    return 0 if priority < 0 else min(priority, 9)
+
+
+def _properties(options: Mapping[str, Any], priority: int, sent_at: float) -> dict[str, Any] | None:
+    given = AMQP_PROPERTIES & options.keys()
+    extra = {name: options[name] for name in given if options[name] is not None}
+    if not 0 <= priority <= 9:
         extra["priority"] = priority
     expires_at = options.get("expires_at")
     if expires_at is not None and "expiration" not in extra:
-        extra["expiration"] = str(max(int((expires_at - call.sent_at) * 1000), 0))
+        extra["expiration"] = str(max(round((expires_at - sent_at) * 1000), 0))
     return extra or None
 
 
@@ -308,64 +344,104 @@ def decode(message: Message, accept: frozenset[str]) -> Request:
     Raises ContentDisallowed when its content type is not in ``accept``, DecodeError when its bytes
     are not what the type says, InvalidTaskError when they are no task message of protocol 2 or 1.
     """
-    headers = message.headers
-    if not isinstance(headers, dict):
-        raise InvalidTaskError(f"expected headers as an object, got {type(headers).__name__}")
-    body = _load(message, headers, accept)
-    if "task" in headers:
-        request = _from_headers(headers)
-    else:
-        headers, body = _from_protocol_1(message, body)
-        request = _from_headers(headers)
-        request.utc = headers["utc"] is not False
-    _set_body(request, body)
-    _set_times(request)
-    _set_delivery(request, message)
+    try:
+        headers = message.headers
+        body = _load(message, headers, accept)
+        if "task" not in headers:
+            headers, body = protocol1.upgraded(headers, body)
+        try:
+            request = _from_headers(headers)
+            usual = len(headers) == len(TASK_HEADERS)
+        except KeyError:
+            request = _from_headers(_ABSENT | headers)
+            usual = False
+        if not usual:
+            request.headers = _custom(headers)
+            request.utc = headers.get("utc") is not False
+        if request.eta is not None or request.expires is not None:
+            _set_times(request)
+        _set_body(request, body)
+        _set_delivery(request, message)
+    except (InvalidTaskError, DecodeError, ContentDisallowed):
+        raise
+    except Exception as error:
+        raise InvalidTaskError(f"no task message: {type(error).__name__}: {error}") from error
     return request
 
 
 def peek_id(message: Message) -> str:
     """Return the task's id, even of a message that cannot be decoded; "" if it has none."""
-    if isinstance(message.headers, dict):
-        task_id = message.headers.get("id")
-        if isinstance(task_id, str) and task_id:
-            return task_id
-    return message.id if isinstance(message.id, str) else ""
+    headers: Any = message.headers
+    found = headers.get("id") if isinstance(headers, dict) else None
+    return found if is_clean(found) else message.id
 
 
 def _load(message: Message, headers: dict[str, Any], accept: frozenset[str]) -> Any:
     data = message.body
     if headers.get(COMPRESSION):
-        data = decompress(str(headers[COMPRESSION]), data)
+        data = decompress(headers[COMPRESSION], data)
     if message.content_type == JSON_TYPE and JSON_TYPE in accept:
         return json_loads(data)
     return for_content_type(message.content_type, accept).loads(data)
 
 
+_new = Request.__new__
+#: Headers that the sender left out.
+_ABSENT: dict[str, Any] = {
+    **dict.fromkeys(TASK_HEADERS),
+    "retries": 0,
+    "replaced_task_nesting": 0,
+    "timelimit": [None, None],
+    "stamps": {},
+}
+_NO_LIMITS = [None, None]
+
+
 def _from_headers(headers: dict[str, Any]) -> Request:
-    find = headers.get
-    request = Request.__new__(Request)
-    request.task = _text(headers, "task")
-    request.id = _text(headers, "id")
-    request.lang = find("lang")
-    request.shadow = _text_or_none(headers, "shadow")
-    request.eta = _text_or_none(headers, "eta")
-    request.expires = _text_or_none(headers, "expires")
-    request.group = _text_or_none(headers, "group")
-    request.group_index = _number(headers, "group_index", None)
-    request.retries = _number(headers, "retries", 0) or 0
-    request.timelimit = _limits(find("timelimit"))
-    request.root_id = _text_or_none(headers, "root_id") or request.id
-    request.parent_id = _text_or_none(headers, "parent_id")
-    request.argsrepr = _text_or_none(headers, "argsrepr")
-    request.kwargsrepr = _text_or_none(headers, "kwargsrepr")
-    request.origin = _text_or_none(headers, "origin")
-    request.ignore_result = _flag(find("ignore_result"))
-    request.replaced_task_nesting = _number(headers, "replaced_task_nesting", 0) or 0
-    request.stamped_headers = _stamp_names(find("stamped_headers"))
-    request.stamps = _stamps(find("stamps"))
-    request.headers = {k: v for k, v in headers.items() if k not in KNOWN_HEADERS} or None
+    """Return a request with all that headers tell; KeyError when one is missing.
+
+    Types are tested at a glance; what is unusual is looked at again, and refused, in ``_check``.
+    """
+    request = _new(Request)
+    request.task = task = headers["task"]
+    request.id = task_id = headers["id"]
+    request.lang = headers["lang"]
+    request.shadow = shadow = headers["shadow"]
+    request.eta = eta = headers["eta"]
+    request.expires = expires = headers["expires"]
+    request.group = group = headers["group"]
+    request.group_index = group_index = headers["group_index"]
+    request.retries = retries = headers["retries"]
+    request.timelimit = (None, None)
+    request.root_id = root_id = headers["root_id"] or task_id
+    request.parent_id = parent_id = headers["parent_id"]
+    request.argsrepr = headers["argsrepr"]
+    request.kwargsrepr = headers["kwargsrepr"]
+    request.origin = headers["origin"]
+    request.ignore_result = ignored = headers["ignore_result"]
+    request.replaced_task_nesting = nesting = headers["replaced_task_nesting"]
+    request.stamped_headers = stamped = headers["stamped_headers"]
+    stamps = headers["stamps"]
+    request.stamps = stamps or {}
+    if not (
+        type(task) is str
+        and type(task_id) is str
+        and type(root_id) is str
+        and type(retries) is int
+        and (parent_id is None or type(parent_id) is str)
+        and (ignored is None or type(ignored) is bool)
+        and shadow is eta is expires is group is group_index is stamped is None
+        and nesting == 0
+        and not stamps
+        and headers["timelimit"] == _NO_LIMITS
+        and task_id.isprintable()
+        and task_id
+    ):
+        _check(request, headers)
+    request.headers = None
     request.utc = True
+    request.not_before = 0.0
+    request.expires_at = None
     request.hostname = None
     request.is_eager = False
     request.called_directly = False
@@ -376,31 +452,29 @@ def _from_headers(headers: dict[str, Any]) -> Request:
     return request
 
 
-def _text(headers: dict[str, Any], name: str) -> str:
-    value = headers.get(name)
-    if isinstance(value, str) and value:
-        return value
-    raise InvalidTaskError(f"header {name!r}: expected a text, got {value!r:.80}")
+def _check(request: Request, headers: dict[str, Any]) -> None:
+    """Refuse headers of a wrong type; put the unusual ones that are right into the request."""
+    for name in ("task", "id"):
+        if not is_clean(headers[name]):
+            _refuse(name, "a text", headers[name])
+    for name in ("shadow", "eta", "expires", "group", "root_id", "parent_id"):
+        if headers[name] is not None and not is_clean(headers[name]):
+            _refuse(name, "a text or null", headers[name])
+    for name in ("group_index", "retries", "replaced_task_nesting"):
+        number = headers[name]
+        if number is not None and (not isinstance(number, int) or isinstance(number, bool)):
+            _refuse(name, "an integer", number)
+    if not isinstance(request.ignore_result, (bool, type(None))):
+        _refuse("ignore_result", "true, false or null", request.ignore_result)
+    request.retries = headers["retries"] or 0
+    request.replaced_task_nesting = headers["replaced_task_nesting"] or 0
+    request.timelimit = _limits(headers["timelimit"])
+    request.stamps = _stamps(headers["stamps"])
+    request.stamped_headers = _stamp_names(headers["stamped_headers"])
 
 
-def _text_or_none(headers: dict[str, Any], name: str) -> str | None:
-    value = headers.get(name)
-    if value is None or isinstance(value, str):
-        return value
-    raise InvalidTaskError(f"header {name!r}: expected a text or null, got {value!r:.80}")
-
-
-def _number(headers: dict[str, Any], name: str, default: int | None) -> int | None:
-    value = headers.get(name, default)
-    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
-        return value
-    raise InvalidTaskError(f"header {name!r}: expected an integer, got {value!r:.80}")
-
-
-def _flag(value: Any) -> bool | None:
-    if value is None or isinstance(value, bool):
-        return value
-    raise InvalidTaskError(f"header 'ignore_result': expected true or false, got {value!r:.80}")
+def _refuse(name: str, expected: str, value: Any) -> NoReturn:
+    raise InvalidTaskError(f"header {name!r}: expected {expected}, got {bounded_repr(value, 80)}")
 
 
 def _limits(value: Any) -> tuple[float | None, float | None]:
@@ -410,57 +484,64 @@ def _limits(value: Any) -> tuple[float | None, float | None]:
         hard, soft = value
         if all(limit is None or type(limit) in (int, float) for limit in (hard, soft)):
             return (hard, soft)
-    raise InvalidTaskError(f"header 'timelimit': expected [hard, soft], got {value!r:.80}")
+    _refuse("timelimit", "[hard, soft]", value)
 
 
 def _stamp_names(value: Any) -> list[str] | None:
     if value is None:
         return None
-    if isinstance(value, (list, tuple, set)) and all(isinstance(name, str) for name in value):
+    if isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value):
         return list(value)
-    raise InvalidTaskError(f"header 'stamped_headers': expected names, got {value!r:.80}")
+    _refuse("stamped_headers", "a list of names", value)
 
 
 def _stamps(value: Any) -> dict[str, Any]:
-    if value is None:
-        return {}
-    if isinstance(value, dict):
-        return value
-    raise InvalidTaskError(f"header 'stamps': expected an object, got {value!r:.80}")
+    if value is None or isinstance(value, dict):
+        return value or {}
+    _refuse("stamps", "an object", value)
 
 
-def _from_protocol_1(message: Message, body: Any) -> tuple[dict[str, Any], Any]:
-    """Return headers and body as protocol 2 would have them."""
-    if not isinstance(body, dict) or "task" not in body or "id" not in body:
-        raise InvalidTaskError("no task message: neither header 'task' nor a body of protocol 1")
-    headers = {**message.headers, **{k: v for k, v in body.items() if k in KNOWN_HEADERS}}
-    if "taskset" in body:
-        headers["group"] = body["taskset"]
-    headers["utc"] = body.get("utc", True)
-    args, kwargs = body.get("args", []), body.get("kwargs", {})
-    embed = {name: body.get(name) for name in ("callbacks", "errbacks", "chord")}
-    return headers, [args, kwargs, embed]
+def _custom(headers: dict[str, Any]) -> dict[str, Any] | None:
+    return {name: value for name, value in headers.items() if name not in KNOWN_HEADERS} or None
+
+
+def _set_times(request: Request) -> None:
+    if request.eta:
+        request.not_before = from_iso(request.eta, utc=request.utc)
+    if request.expires:
+        request.expires_at = from_iso(request.expires, utc=request.utc)
 
 
 def _set_body(request: Request, body: Any) -> None:
     if not isinstance(body, (list, tuple)) or len(body) != 3:
-        raise InvalidTaskError(f"expected a body [args, kwargs, embed], got {body!r:.80}")
+        raise InvalidTaskError(f"body: expected [args, kwargs, embed], got {_cut(body)}")
     args, kwargs, embed = body
     if not isinstance(args, (list, tuple)):
-        raise InvalidTaskError(f"expected positional arguments in a list, got {args!r:.80}")
-    if not isinstance(kwargs, dict) or not all(isinstance(name, str) for name in kwargs):
-        raise InvalidTaskError(f"expected keyword arguments in an object, got {kwargs!r:.80}")
-    request.args = list(args)
+        raise InvalidTaskError(f"arguments: expected a list, got {_cut(args)}")
+    if not isinstance(kwargs, dict) or (kwargs and not {*map(type, kwargs)} <= _NAMES):
+        raise InvalidTaskError(f"keyword arguments: expected an object, got {_cut(kwargs)}")
+    request.args = args if type(args) is list else list(args)
     request.kwargs = kwargs
-    if embed is None or embed == EMPTY_EMBED:
-        request.callbacks = request.errbacks = request.chain = request.chord = None
-    elif isinstance(embed, dict):
-        request.callbacks = _signatures(embed, "callbacks")
-        request.errbacks = _signatures(embed, "errbacks")
-        request.chain = _signatures(embed, "chain")
-        request.chord = _signature(embed.get("chord"), "chord")
-    else:
-        raise InvalidTaskError(f"expected follow-ups in an object, got {embed!r:.80}")
+    request.callbacks = request.errbacks = request.chain = request.chord = None
+    if embed and embed != EMPTY_EMBED:
+        _set_follow_ups(request, embed)
+
+
+_NAMES = {str}
+
+
+def _cut(value: Any) -> str:
+    return bounded_repr(value, 80)
+
+
+def _set_follow_ups(request: Request, embed: Any) -> None:
+    if not isinstance(embed, dict):
+        raise InvalidTaskError(f"follow-ups: expected an object, got {_cut(embed)}")
+    request.callbacks = _signatures(embed, "callbacks")
+    request.errbacks = _signatures(embed, "errbacks")
+    request.chain = _signatures(embed, "chain")
+    chord = embed.get("chord")
+    request.chord = None if chord is None else _signature(chord, "chord")
 
 
 def _signatures(embed: dict[str, Any], name: str) -> list[Any] | None:
@@ -469,31 +550,34 @@ def _signatures(embed: dict[str, Any], name: str) -> list[Any] | None:
         return None
     listed = [value] if isinstance(value, dict) else value
     if not isinstance(listed, (list, tuple)):
-        raise InvalidTaskError(f"{name}: expected a list of signatures, got {value!r:.80}")
+        raise InvalidTaskError(f"{name}: expected a list of signatures, got {_cut(value)}")
     return [_signature(item, name) for item in listed]
 
 
 def _signature(value: Any, name: str) -> Any:
-    if value is None or (isinstance(value, dict) and isinstance(value.get("task"), str)):
-        return value
-    raise InvalidTaskError(f"{name}: expected a signature, got {value!r:.80}")
-
-
-def _set_times(request: Request) -> None:
-    request.not_before = from_iso(request.eta, utc=request.utc) if request.eta else 0.0
-    request.expires_at = from_iso(request.expires, utc=request.utc) if request.expires else None
+    if not isinstance(value, dict) or not is_clean(value.get("task")):
+        raise InvalidTaskError(f"{name}: expected a signature, got {_cut(value)}")
+    for part, kind in (("args", (list, tuple)), ("kwargs", dict), ("options", dict)):
+        if not isinstance(value.get(part) or kind(), kind):  # type: ignore[operator]
+            raise InvalidTaskError(f"{name}: expected {part} of a signature, got {_cut(value)}")
+    return value
 
 
 def _set_delivery(request: Request, message: Message) -> None:
-    properties = dict(message.properties) if message.properties else {}
-    request.properties = properties
     request.reply_to = message.reply_to
-    request.correlation_id = properties.get("correlation_id") or request.id
+    request.correlation_id = request.id
+    properties: dict[str, Any] = {}
+    request.properties = properties
+    priority = message.priority
+    if message.properties:
+        properties.update(message.properties)
+        request.correlation_id = properties.get("correlation_id") or request.id
+        priority = properties.get("priority", priority)
     request.delivery_info = {
         "exchange": message.exchange,
         "routing_key": message.routing_key,
-        "priority": properties.get("priority", message.priority),
-        "redelivered": bool(message.headers.get(REDELIVERED)),
+        "priority": priority,
+        "redelivered": REDELIVERED in message.headers and bool(message.headers[REDELIVERED]),
     }
 
 
@@ -501,7 +585,7 @@ def _set_delivery(request: Request, message: Message) -> None:
 
 
 def retry_message(
-    message: Message,
+    message: Message | None,
     request: Request,
     *,
     retries: int,
@@ -512,21 +596,23 @@ def retry_message(
 ) -> Message:
     """Return the next attempt: the same id, ``retries``, due at ``not_before``, in its own queue.
 
-    Arguments that are None stay; then the body's bytes are sent again as they are. ``options`` are
-    those of apply_async that the retry changes.
+    Arguments that are None stay; then the body's bytes are sent again as they are, if there is a
+    ``message``. ``options`` are what the retry changes, as in ``TaskEncoder.encode``.
     """
-    changes = dict(options or {})
-    headers = {k: v for k, v in message.headers.items() if k not in BROKER_HEADERS}
-    headers.pop(REDELIVERED, None)
-    encoder = TaskEncoder(str(request.task), serializer=_serializer_of(message).name)
-    merged = _retry_options(message, request, headers)
-    merged.update(changes)
+    changes = dict(options or _EMPTY)
+    sent_at = SYSTEM_CLOCK.now()
+    merged = _retry_options(request, message) | changes
     merged.update(retries=retries, not_before=not_before, eta=None)
+    same = args is None and kwargs is None and changes.keys().isdisjoint(_BODY_OPTIONS)
+    if message is not None and same and "task" in message.headers:
+        return _resent(message, request, merged, sent_at)
+    serializer = get(message.content_type) if message is not None else get("json")
+    encoder = TaskEncoder(request.task, serializer=serializer.name, origin=request.origin or "")
     return encoder.encode(
         tuple(request.args if args is None else args),
         dict(request.kwargs if kwargs is None else kwargs),
-        id=str(request.id),
-        sent_at=message.sent_at,
+        id=request.id,
+        sent_at=sent_at,
         reply_to=request.reply_to,
         root_id=request.root_id,
         parent_id=request.id,
@@ -534,19 +620,46 @@ def retry_message(
     )
 
 
-def _serializer_of(message: Message) -> Serializer:
-    return for_content_type(message.content_type, frozenset({message.content_type}))
+def _resent(
+    message: Message, request: Request, options: Mapping[str, Any], sent_at: float
+) -> Message:
+    headers = {k: v for k, v in message.headers.items() if k not in BROKER_HEADERS}
+    headers.pop(REDELIVERED, None)
+    headers["parent_id"] = request.id
+    headers.setdefault("timelimit", None)
+    _apply(headers, options)
+    headers.update(options.get("headers") or _EMPTY)
+    for name in ("argsrepr", "kwargsrepr"):
+        headers[name] = options.get(name) or headers.get(name)
+    priority = options["priority"]
+    return Message(
+        request.id,
+        message.body,
+        headers,
+        options["routing_key"],
+        options["exchange"],
+        message.content_type,
+        message.content_encoding,
+        _clamped(priority),
+        message.reply_to,
+        options["not_before"],
+        options["expires_at"],
+        sent_at,
+        _properties(options, priority, sent_at),
+    )
 
 
-def _retry_options(
-    message: Message, request: Request, headers: Mapping[str, Any]
-) -> dict[str, Any]:
+def _retry_options(request: Request, message: Message | None) -> dict[str, Any]:
+    info = request.delivery_info or {}
     hard, soft = request.timelimit
+    properties = request.properties or _EMPTY
     return {
-        "exchange": message.exchange,
-        "routing_key": message.routing_key,
-        "priority": (message.properties or _EMPTY).get("priority", message.priority),
-        "compression": headers.get(COMPRESSION),
+        **{name: properties[name] for name in AMQP_PROPERTIES & properties.keys()},
+        "expiration": None,
+        "exchange": info.get("exchange", ""),
+        "routing_key": info.get("routing_key"),
+        "priority": info.get("priority", 0),
+        "compression": message.headers.get(COMPRESSION) if message is not None else None,
         "headers": request.headers,
         "shadow": request.shadow,
         "group_id": request.group,
@@ -563,4 +676,5 @@ def _retry_options(
         "replaced_task_nesting": request.replaced_task_nesting,
         "expires": request.expires,
         "expires_at": request.expires_at,
+        "origin": request.origin,
     }

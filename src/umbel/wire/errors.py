@@ -1,0 +1,119 @@
+"""Exceptions on the wire: ``{"exc_type": ..., "exc_message": [...], "exc_module": ...}``.
+
+Whoever reaches the result store can write such an object, so a name in it is looked up in modules
+already imported, in plain dictionaries (no attribute hook runs), and only exception classes are
+called.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import lru_cache
+from typing import Any
+
+from umbel.exceptions import BackendError, EncodeError, SecurityError
+from umbel.serializers import json_text
+from umbel.wire.names import EXCEPTION_CLASSES, EXCEPTION_NAMES
+from umbel.wire.saferepr import bounded_repr
+
+#: What Celery stores instead of an exception that pickle cannot copy: module, name, args, text.
+_WRAPPER = ("celery.utils.serialization", "UnpickleableExceptionWrapper")
+#: Characters of a name; longer ones are nobody's.
+_NAME_LIMIT = 200
+
+
+def exception_to_wire(error: BaseException) -> dict[str, Any]:
+    """Return the exception as Celery's results show it; arguments JSON lacks as their repr."""
+    cls = type(error)
+    module, name = EXCEPTION_NAMES.get(cls) or (cls.__module__, cls.__qualname__)
+    return {"exc_type": name, "exc_message": _encodable(error.args), "exc_module": module}
+
+
+def _encodable(args: Any) -> list[Any]:
+    try:
+        json_text(args)
+        return list(args)
+    except (EncodeError, TypeError):
+        return [_encodable_one(arg) for arg in args if True] if isinstance(args, tuple) else []
+
+
+def _encodable_one(arg: Any) -> Any:
+    try:
+        json_text(arg)
+    except EncodeError:
+        return bounded_repr(arg)
+    return arg
+
+
+def exception_from_wire(value: Any) -> BaseException:
+    """Return the exception that a result holds; never raises.
+
+    Its own class, if its module is imported here; else a new class of that name. For a name that is
+    no exception class the exception returned is a SecurityError.
+    """
+    if isinstance(value, BaseException):
+        return value
+    if not isinstance(value, dict) or not isinstance(value.get("exc_type"), str):
+        return BackendError(f"the stored result is no exception: {bounded_repr(value, 200)}")
+    name, module = value["exc_type"], value.get("exc_module")
+    message = value.get("exc_message", "")
+    args = tuple(message) if isinstance(message, (list, tuple)) else (message,)
+    if (module, name) == _WRAPPER and len(args) >= 3:
+        module, name, inner = args[:3]
+        args = tuple(inner) if isinstance(inner, (list, tuple)) else (inner,)
+    return _rebuilt(module, name, args)
+
+
+def _rebuilt(module: Any, name: Any, args: tuple[Any, ...]) -> BaseException:
+    if not isinstance(name, str):
+        return BackendError(f"the stored result is no exception: {bounded_repr(name, 200)}")
+    if not isinstance(module, str):
+        module = "celery.exceptions"
+    cls = _find(module, name) or _invented(module[:_NAME_LIMIT], name[:_NAME_LIMIT])
+    if not isinstance(cls, type) or not issubclass(cls, BaseException):
+        shown = bounded_repr(f"{module}.{name}", _NAME_LIMIT)
+        return SecurityError(f"expected the name of an exception class, got {shown}")
+    return _made(cls, args)
+
+
+def _find(module: str, name: str) -> Any:
+    own = EXCEPTION_CLASSES.get((module, name))
+    if own is not None:
+        return own
+    found: Any = sys.modules.get(module)
+    for part in name.split("."):
+        if found is None:
+            return None
+        found = _attribute(found, part)
+    return found
+
+
+def _attribute(owner: Any, name: str) -> Any:
+    """Return an attribute of a module or a class from their dictionaries; None = there is none."""
+    for scope in type.mro(owner) if isinstance(owner, type) else (owner,):
+        try:
+            return vars(scope)[name]
+        except (KeyError, TypeError):
+            continue
+    return None
+
+
+@lru_cache(maxsize=256)
+def _invented(module: str, name: str) -> type[Exception]:
+    """Make a class for an exception that this process does not know; the same one each time."""
+    shown = "".join(c if c.isprintable() else "?" for c in name) or "Exception"
+    scope = {"__module__": module, "__qualname__": shown}
+    return type(shown.rpartition(".")[2] or shown, (Exception,), scope)
+
+
+def _made(cls: type[BaseException], args: tuple[Any, ...]) -> BaseException:
+    """Call the class; where its constructor refuses, an Exception says what it was."""
+    try:
+        error: Any = cls(*args)
+        str(error)
+    except Exception:  # noqa: BLE001 -- constructors of users take and raise anything
+        error = None
+    if isinstance(error, BaseException):
+        return error
+    shown = ", ".join(bounded_repr(arg) for arg in args)
+    return Exception(f"{cls.__module__}.{cls.__qualname__}({shown})")
