@@ -8,11 +8,13 @@ called.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from functools import lru_cache
+from types import ModuleType
 from typing import Any
 
 from umbel.exceptions import BackendError, EncodeError, SecurityError
-from umbel.serializers import json_text
+from umbel.serializers import json_dumps
 from umbel.wire.names import EXCEPTION_CLASSES, EXCEPTION_NAMES
 from umbel.wire.saferepr import bounded_repr
 
@@ -22,24 +24,33 @@ _WRAPPER = ("celery.utils.serialization", "UnpickleableExceptionWrapper")
 _NAME_LIMIT = 200
 
 
-def exception_to_wire(error: BaseException) -> dict[str, Any]:
-    """Return the exception as Celery's results show it; arguments JSON lacks as their repr."""
+def exception_to_wire(
+    error: BaseException, dumps: Callable[[Any], bytes] = json_dumps
+) -> dict[str, Any]:
+    """Return the exception as Celery's results show it.
+
+    Arguments that ``dumps`` refuses are shown by their repr.
+    """
     cls = type(error)
     module, name = EXCEPTION_NAMES.get(cls) or (cls.__module__, cls.__qualname__)
-    return {"exc_type": name, "exc_message": _encodable(error.args), "exc_module": module}
+    return {
+        "exc_type": name,
+        "exc_message": _encodable(error.args, dumps),
+        "exc_module": module,
+    }
 
 
-def _encodable(args: Any) -> list[Any]:
+def _encodable(args: tuple[Any, ...], dumps: Callable[[Any], bytes]) -> list[Any]:
     try:
-        json_text(args)
-        return list(args)
-    except (EncodeError, TypeError):
-        return [_encodable_one(arg) for arg in args if True] if isinstance(args, tuple) else []
+        dumps(args)
+    except EncodeError:
+        return [_encodable_one(arg, dumps) for arg in args]
+    return list(args)
 
 
-def _encodable_one(arg: Any) -> Any:
+def _encodable_one(arg: Any, dumps: Callable[[Any], bytes]) -> Any:
     try:
-        json_text(arg)
+        dumps(arg)
     except EncodeError:
         return bounded_repr(arg)
     return arg
@@ -56,7 +67,7 @@ def exception_from_wire(value: Any) -> BaseException:
     if not isinstance(value, dict) or not isinstance(value.get("exc_type"), str):
         return BackendError(f"the stored result is no exception: {bounded_repr(value, 200)}")
     name, module = value["exc_type"], value.get("exc_module")
-    message = value.get("exc_message", "")
+    message = value.get("exc_message", ())
     args = tuple(message) if isinstance(message, (list, tuple)) else (message,)
     if (module, name) == _WRAPPER and len(args) >= 3:
         module, name, inner = args[:3]
@@ -70,7 +81,7 @@ def _rebuilt(module: Any, name: Any, args: tuple[Any, ...]) -> BaseException:
     if not isinstance(module, str):
         module = "celery.exceptions"
     cls = _find(module, name) or _invented(module[:_NAME_LIMIT], name[:_NAME_LIMIT])
-    if not isinstance(cls, type) or not issubclass(cls, BaseException):
+    if not issubclass(type(cls), type) or not issubclass(cls, BaseException):
         shown = bounded_repr(f"{module}.{name}", _NAME_LIMIT)
         return SecurityError(f"expected the name of an exception class, got {shown}")
     return _made(cls, args)
@@ -90,30 +101,44 @@ def _find(module: str, name: str) -> Any:
 
 def _attribute(owner: Any, name: str) -> Any:
     """Return an attribute of a module or a class from their dictionaries; None = there is none."""
-    for scope in type.mro(owner) if isinstance(owner, type) else (owner,):
-        try:
-            return vars(scope)[name]
-        except (KeyError, TypeError):
-            continue
+    kind = type(owner)  # not isinstance: a proxy lies to it
+    if issubclass(kind, ModuleType):
+        return vars(owner).get(name)
+    if issubclass(kind, type):
+        return next((vars(cls)[name] for cls in owner.__mro__ if name in vars(cls)), None)
     return None
 
 
 @lru_cache(maxsize=256)
 def _invented(module: str, name: str) -> type[Exception]:
     """Make a class for an exception that this process does not know; the same one each time."""
-    shown = "".join(c if c.isprintable() else "?" for c in name) or "Exception"
-    scope = {"__module__": module, "__qualname__": shown}
+    shown = _printable(name) or "Exception"
+    scope = {"__module__": _printable(module), "__qualname__": shown}
     return type(shown.rpartition(".")[2] or shown, (Exception,), scope)
 
 
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 def _made(cls: type[BaseException], args: tuple[Any, ...]) -> BaseException:
-    """Call the class; where its constructor refuses, an Exception says what it was."""
-    try:
-        error: Any = cls(*args)
-        str(error)
-    except Exception:  # noqa: BLE001 -- constructors of users take and raise anything
-        error = None
-    if isinstance(error, BaseException):
-        return error
+    """Call the class. Where its constructor refuses, do without; else say what it was."""
+    for make in (_constructed, _unconstructed):
+        try:
+            error = make(cls, args)
+            str(error)
+        except Exception:  # noqa: BLE001, S112 -- constructors of users take and raise anything
+            continue
+        if isinstance(error, BaseException):
+            return error
     shown = ", ".join(bounded_repr(arg) for arg in args)
     return Exception(f"{cls.__module__}.{cls.__qualname__}({shown})")
+
+
+def _constructed(cls: type[BaseException], args: tuple[Any, ...]) -> BaseException:
+    return cls(*args)
+
+
+def _unconstructed(cls: type[BaseException], args: tuple[Any, ...]) -> BaseException:
+    """Make the exception as unpickling would begin: its class and args, none of its attributes."""
+    return BaseException.__new__(cls, *args)

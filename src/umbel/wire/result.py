@@ -7,7 +7,7 @@ trusted: exceptions are built from exception classes alone, looked up without ru
 from __future__ import annotations
 
 import traceback as traceback_module
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -51,7 +51,7 @@ def encode_meta(  # noqa: PLR0913 -- the fields of a meta
     *,
     result: Any = None,
     traceback: str | None = None,
-    children: Iterable[Any] | None = None,
+    children: Sequence[Any] | None = None,
     date_done: float | str | None = None,
     request: Request | None = None,
     extended: bool = False,
@@ -64,31 +64,38 @@ def encode_meta(  # noqa: PLR0913 -- the fields of a meta
     None = not stored by the task itself. An exception as ``result`` is written as one; a RETRY that
     no exception caused has none. Raises EncodeError when the result cannot travel.
     """
-    if type(date_done) is float:
+    if date_done is not None and not isinstance(date_done, str):
         date_done = _from_timestamp(date_done, UTC).isoformat()
-    if (
-        state != SUCCESS
-        or extended
-        or children
-        or dumps is not json_dumps
-        or (request is not None and (request.group or request.parent_id))
-        or date_done is None
-    ):
-        meta = _meta(task_id, state, result, traceback, children, date_done)
-        if request is not None:
-            _add_request(meta, request)
-            if extended:
-                return _dump_extended(meta, request, worker, dumps)
-        return dumps(meta)
+    if state != SUCCESS or extended or dumps is not json_dumps:
+        stored = _stored(state, result, dumps)
+        meta = _meta(task_id, state, stored, traceback, children, date_done)
+        return _dump(meta, request, worker, dumps, extended=extended)
     try:
         text = "".join(json_chunks(result, 0))
     except Exception:  # noqa: BLE001 -- users' `__json__` raises anything; said properly there
         text = json_text(result)
+    more = "" if request is None or not (request.group or request.parent_id) else _origin(request)
     return (
         f'{{"status": "SUCCESS", "result": {text}, "traceback": null, '
-        f'"children": {"null" if children is None else "[]"}, '
-        f'"date_done": "{date_done}", "task_id": {json_string(task_id)}}}'
+        f'"children": {json_text(children) if children else "null" if children is None else "[]"}, '
+        f'"date_done": {"null" if date_done is None else json_string(date_done)}{more}, '
+        f'"task_id": {json_string(task_id)}}}'
     ).encode("ascii")
+
+
+def _origin(request: Request) -> str:
+    text = f', "group_id": {json_text(request.group)}' if request.group else ""
+    if request.parent_id:
+        text += f', "parent_id": {json_text(request.parent_id)}'
+    return text
+
+
+def _stored(state: str, result: Any, dumps: Callable[[Any], bytes]) -> Any:
+    if state == SUCCESS:
+        return result
+    if state == RETRY and isinstance(result, Retry):
+        result = result.exc
+    return exception_to_wire(result, dumps) if isinstance(result, BaseException) else result
 
 
 def _meta(
@@ -96,15 +103,9 @@ def _meta(
     state: str,
     result: Any,
     traceback: str | None,
-    children: Iterable[Any] | None,
-    date_done: float | str | None,
+    children: Sequence[Any] | None,
+    date_done: str | None,
 ) -> dict[str, Any]:
-    if state == RETRY and isinstance(result, Retry):
-        result = result.exc
-    if isinstance(result, BaseException):
-        result = exception_to_wire(result)
-    if isinstance(date_done, int):
-        date_done = _from_timestamp(date_done, UTC).isoformat()
     return {
         "status": state,
         "result": result,
@@ -115,11 +116,21 @@ def _meta(
     }
 
 
-def _add_request(meta: dict[str, Any], request: Request) -> None:
+def _dump(
+    meta: dict[str, Any],
+    request: Request | None,
+    worker: str | None,
+    dumps: Callable[[Any], bytes],
+    *,
+    extended: bool,
+) -> bytes:
+    if request is None:
+        return dumps(meta)
     if request.group:
         meta["group_id"] = request.group
     if request.parent_id:
         meta["parent_id"] = request.parent_id
+    return _dump_extended(meta, request, worker, dumps) if extended else dumps(meta)
 
 
 def _dump_extended(
