@@ -1,1 +1,33 @@
 """umbel: a distributed task queue that speaks Celery's language."""
+
+from __future__ import annotations
+
+from umbel.app import Umbel, shared_task
+from umbel.canvas import Signature, chain, group, maybe_signature, signature
+from umbel.context import current_app, current_task
+from umbel.result import AsyncResult, EagerResult, GroupResult, ResultSet
+from umbel.routing import Broadcast
+from umbel.task import Task
+from umbel.topology import Exchange, Queue
+
+__version__ = "0.1.0.dev0"
+
+__all__ = [
+    "AsyncResult",
+    "Broadcast",
+    "EagerResult",
+    "Exchange",
+    "GroupResult",
+    "Queue",
+    "ResultSet",
+    "Signature",
+    "Task",
+    "Umbel",
+    "chain",
+    "current_app",
+    "current_task",
+    "group",
+    "maybe_signature",
+    "shared_task",
+    "signature",
+]

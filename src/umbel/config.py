@@ -5,11 +5,12 @@ Values come in layers; a later one wins:
     defaults < [tool.umbel] in pyproject.toml < config_from_object < the program < UMBEL_… variables
              < the command line
 
-"The program" is ``app.conf.x = …``, ``app.conf.update(…)`` and the arguments of ``Umbel(…)``. Every
-change makes a new ``Snapshot`` with the next generation; what was compiled from an older one notices
-by ``snapshot is not conf.snapshot`` and is compiled again. Nothing is read from files, modules or the
-environment before the first value is asked for, so that a program may set things up first; from then
-on those layers stay as they are. A program changes its configuration in one thread.
+"The program" is ``app.conf.x = …``, ``app.conf.update(…)`` and the arguments of ``Umbel(…)``.
+Every change makes a new ``Snapshot`` with the next generation; what was compiled from an older one
+notices by ``snapshot is not conf.snapshot`` and is compiled again. Nothing is read from files,
+modules or the environment before the first value is asked for, so that a program may set things up
+first; from then on those layers stay as they are. A program changes its configuration in one
+thread.
 """
 
 from __future__ import annotations
@@ -25,15 +26,14 @@ from types import MappingProxyType, ModuleType
 from typing import Any
 
 from umbel.exceptions import ImproperlyConfigured
+from umbel.project import project_folder
 from umbel.settings.kinds import Setting
 from umbel.settings.table import Settings, table
 
 #: Layers, the strongest last.
-LAYERS = ("pyproject", "object", "program", "environment", "command line")
+LAYERS = ("defaults", "pyproject", "object", "program", "environment", "command line")
 #: Similarity from which an unknown name is taken for a misspelt one where others may stand too.
 _SIMILAR = 0.85
-#: What marks the folder of a project.
-_PROJECT_MARKS = ("pyproject.toml", "setup.py", "manage.py", ".git")
 
 TABLE: Mapping[str, Setting[Any]] = MappingProxyType(table())
 #: Every name a setting is known by -> its name.
@@ -151,7 +151,7 @@ class Config(Settings):
     ) -> None:
         """Read settings from a module, class, dict, object, or the dotted name of one.
 
-        A name is imported when the first setting is asked for, unless ``force``. Whatever was loaded
+        A name is imported when the first setting is asked for, unless ``force``. What was loaded
         so before is replaced. With a namespace only names that begin with it count.
         """
 
@@ -176,8 +176,8 @@ class Config(Settings):
 
     def _load(self) -> Snapshot:
         if self._pending is not None:
-            # Taken out first: a module that asks for a setting while it is imported sees what is
-            # known so far instead of importing itself again.
+            # Taken out first: a module that asks for a setting while it is imported sees what
+            # is known so far instead of importing itself again.
             pending, self._pending = self._pending, None
             self._layers["object"] = pending()
         if not self._loaded:
@@ -229,16 +229,8 @@ def _parsed(items: Iterable[tuple[str, Any]], source: str) -> dict[str, _Value]:
 # --- the sources
 
 
-def find_project(start: Path) -> Path:
-    """Return the folder of the project that ``start`` is in: the nearest one upwards with a mark."""
-    for folder in (start, *start.parents):
-        if any((folder / mark).exists() for mark in _PROJECT_MARKS):
-            return folder
-    return start
-
-
 def _from_pyproject(folder: Path) -> dict[str, _Value]:
-    path = find_project(folder) / "pyproject.toml"
+    path = project_folder(folder) / "pyproject.toml"
     try:
         text = path.read_text(encoding="utf-8")
     except OSError:

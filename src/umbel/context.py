@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from umbel.config import Config
 from umbel.exceptions import ImproperlyConfigured
 from umbel.message import Message
+from umbel.routing import Route, Router
 from umbel.servers.seams import Committer, Ledger, ResultStore, Server
 from umbel.wire.task import Request
 
@@ -36,9 +37,33 @@ class Sender(Protocol):
     """What publishes (see ``umbel.publisher``)."""
 
     def publish(
-        self, messages: Sequence[Message], *, deadline_in: float | None = None
+        self,
+        messages: Sequence[Message],
+        routes: Sequence[Route] = (),
+        *,
+        deadline_in: float | None = None,
+        policy: Any = None,
     ) -> None:
         """Store all messages, or raise."""
+
+    def declare(self, route: Route) -> None:
+        """Make what a route leads through exist."""
+
+
+class Caller(Protocol):
+    """What makes the messages of one task (see ``umbel.calling``)."""
+
+    eager: bool
+
+    def message(
+        self,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: Mapping[str, Any],
+        *,
+        request: Request | None = None,
+    ) -> tuple[Message, Route]:
+        """Return the message of a call and where it goes."""
 
 
 class Application(Protocol):
@@ -46,24 +71,40 @@ class Application(Protocol):
 
     main: str | None
     conf: Config
-    publisher: Sender
 
     @property
     def tasks(self) -> Mapping[str, Any]:
         """The registered tasks by name."""
 
+    @property
+    def publisher(self) -> Sender:
+        """What publishes."""
+
+    @property
+    def router(self) -> Router:
+        """What routes."""
+
+    @property
+    def origin(self) -> str:
+        """Who sends, for headers."""
+
     def servers(self) -> Servers:
         """Return the opened servers."""
 
-    def call(self, name: str) -> Any:
-        """Return what sends the task of this name (see ``umbel.calling.BoundCall``)."""
+    def call_for(self, name: str) -> Caller:
+        """Return what makes the messages of the task of this name, registered or not."""
+
+    def send_task(
+        self, name: str, args: Sequence[Any] | None = None, kwargs: Any = None, **options: Any
+    ) -> Any:
+        """Send a task by its name; return its result object."""
 
 
 #: The request that runs here; None outside of tasks.
 current_request: ContextVar[Request | None] = ContextVar("umbel.current_request", default=None)
 
-#: Stores a state of the running task: ``(request, state, meta)``. A worker sets it, so that progress
-#: is fenced like all else; None = write straight to the result store.
+#: Stores a state of the running task: ``(request, state, meta)``. A worker sets it, so that
+#: progress is fenced like all else; None = write straight to the result store.
 Reporter = Callable[[Request, str, Any], None]
 reporter: ContextVar[Reporter | None] = ContextVar("umbel.reporter", default=None)
 

@@ -125,12 +125,12 @@ class Signal:
         return bool(self.receivers) and bool(self.receivers_for(sender))
 
     def receivers_for(self, sender: Any) -> tuple[Callable[..., Any], ...]:
-        """Return the functions that want what this sender sends. Keep it while ``generation`` stays."""
+        """Return the functions that want this sender's events; right while ``generation`` stays."""
         found = (each.find() for each in self.receivers if each.wants(sender))
         return tuple(function for function in found if function is not None)
 
     def send(self, sender: Any, **facts: Any) -> list[tuple[Callable[..., Any], Any]]:
-        """Call every receiver; return each with what it returned, or with the exception it raised."""
+        """Call every receiver; return each with what it returned, or the exception it raised."""
         if not self.receivers:
             return []
         return [

@@ -21,13 +21,18 @@ RANKS = {
     name: rank
     for rank, names in enumerate(
         (
-            "exceptions states clock ids backoff telemetry topology",
+            "exceptions states clock ids backoff telemetry topology project arguments",
             "message schedules serializers security",
             "wire settings",
-            "servers bridge config",
-            "context signals routing result",
+            "servers config",
+            "bridge",
+            "signals routing options",
+            "context",
+            "result",
             "publisher bound",
+            "calling",
             "canvas executor",
+            "eager",
             "task",
             "app",
             "control events beat",

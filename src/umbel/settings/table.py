@@ -1,9 +1,9 @@
 """Every setting, one row each: kind, default, what it does, old names, Celery's default.
 
-A new setting is a row here; whoever needs it reads ``app.conf.<name>``. Names, meanings and old names
-are Celery's; where the default is another, ``celery`` has Celery's and ``docs/`` says why. Settings of
-mechanisms that umbel does not have are rows with ``unused=``: accepted, without effect, and listed
-with the reason.
+A new setting is a row here; whoever needs it reads ``app.conf.<name>``. Names, meanings and old
+names are Celery's; where the default is another, ``celery`` has Celery's and ``docs/`` says why.
+Settings of mechanisms that umbel does not have are rows with ``unused=``: accepted, without effect,
+and listed with the reason.
 """
 
 from __future__ import annotations

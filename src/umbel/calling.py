@@ -1,0 +1,268 @@
+"""How a task is sent: what can be decided before a call is compiled, the call adds the rest.
+
+A ``BoundCall`` is made from a task (or the bare name of one that is not here) and one configuration
+snapshot: encoder, route, publisher, checks. It is used until the snapshot is no longer the newest,
+by all threads, without a lock, because it never changes. A plain ``delay()`` takes the straight way
+in ``send``; a call with options, with receivers of signals, or of a task whose route depends on its
+arguments goes through ``send_with``.
+
+    options of apply_async ──> options of the encoder + Route ──> Message ──> publisher
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from umbel.arguments import Parameters
+from umbel.clock import SYSTEM_CLOCK
+from umbel.config import Snapshot
+from umbel.context import Application, current_request
+from umbel.ids import new_id
+from umbel.message import Message
+from umbel.options import PER_TASK, expand, zone_of
+from umbel.publisher import ONCE, RetryPolicy
+from umbel.result import AsyncResult
+from umbel.routing import Route
+from umbel.signals import after_task_publish, before_task_publish
+from umbel.wire.task import Request, TaskEncoder
+
+_now = SYSTEM_CLOCK.now
+_NOTHING: Mapping[str, Any] = {}
+
+
+class BoundCall:
+    """Sends one task. Compiled from one snapshot; never changes; shared by threads."""
+
+    __slots__ = (
+        "_defaults",
+        "_encoder",
+        "_inherits_priority",
+        "_is_fixed",
+        "_least",
+        "_most",
+        "_parameters",
+        "_publisher",
+        "_reply_to",
+        "_routes",
+        "_task",
+        "_trail",
+        "app",
+        "eager",
+        "name",
+        "snapshot",
+        "zone",
+    )
+
+    def __init__(self, app: Application, name: str, task: Any, parameters: Parameters | None) -> None:
+        snapshot: Snapshot = app.conf.current()
+        values = snapshot.values
+        self.app = app
+        self.name = name
+        self.snapshot = snapshot
+        self.eager: bool = values["task_always_eager"]
+        self._task = task
+        self._parameters = parameters
+        self._least = parameters.least if parameters else 0
+        self._most = parameters.most if parameters else 1 << 60
+        self._trail: bool = getattr(task, "trail", True)
+        self.zone = zone_of(values)
+        self._inherits_priority: bool = values["task_inherit_parent_priority"]
+        self._defaults = _defaults(task, values)
+        self._publisher = app.publisher
+        self._reply_to = "" if self.eager else app.servers().results.reply_to
+        route = self._fixed_route()
+        self._routes = (route,) if route else ()
+        self._encoder = _encoder(app, name, task, route, self._defaults)
+        #: Calls without options are all alike.
+        self._is_fixed = (
+            route is not None
+            and not self._inherits_priority
+            and not (self._defaults.keys() - {"queue", "exchange", "routing_key", "priority"})
+        )
+
+    def _fixed_route(self) -> Route | None:
+        if not self.app.router.is_static:
+            return None
+        found = self.app.router.lookup(self.name, task=self._task)
+        if found.keys() - {"queue", "exchange", "routing_key", "exchange_type"}:
+            return None
+        return self.app.router.route({**found, **self._defaults})
+
+    # --- sending
+
+    def send(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AsyncResult[Any]:
+        """Send a call without options: the hot path."""
+        if (
+            not self._is_fixed
+            or before_task_publish.receivers
+            or after_task_publish.receivers
+        ):
+            return self.send_with(args, kwargs, _NOTHING)
+        if kwargs or not self._least <= len(args) <= self._most:
+            self.check(args, kwargs)
+        task_id = new_id()
+        request = current_request.get()
+        if request is None:
+            message = self._encoder.encode(
+                args, kwargs, id=task_id, sent_at=_now(), reply_to=self._reply_to
+            )
+        else:
+            message = self._encoder.encode(
+                args,
+                kwargs,
+                id=task_id,
+                sent_at=_now(),
+                reply_to=self._reply_to,
+                root_id=request.root_id,
+                parent_id=request.id,
+            )
+        self._publisher.publish((message,), self._routes)
+        result: AsyncResult[Any] = AsyncResult(task_id, app=self.app)
+        if request is not None and self._trail:
+            request.children.append(result)
+        return result
+
+    def check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Raise TypeError unless the task's function takes these arguments."""
+        if self._parameters is not None:
+            self._parameters.check(args, kwargs)
+
+    def send_with(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], options: Mapping[str, Any]
+    ) -> AsyncResult[Any]:
+        """Send a call with options of apply_async."""
+        self.check(args, kwargs)
+        request = current_request.get()
+        message, route = self.message(args, kwargs, options, request=request)
+        before_task_publish.send(self.name, **_facts(message, args, kwargs, options, route))
+        self._publisher.publish(
+            (message,),
+            (route,),
+            deadline_in=options.get("deadline_in"),
+            policy=_policy(options),
+        )
+        after_task_publish.send(
+            self.name,
+            headers=message.headers,
+            body=(args, kwargs),
+            exchange=message.exchange,
+            routing_key=message.routing_key,
+        )
+        result: AsyncResult[Any] = AsyncResult(message.id, app=self.app)
+        if request is not None and self._trail and options.get("add_to_parent", True):
+            request.children.append(result)
+        return result
+
+    # --- messages
+
+    def message(
+        self,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: Mapping[str, Any],
+        *,
+        request: Request | None = None,
+    ) -> tuple[Message, Route]:
+        """Return the message of a call and where it goes; ``request`` is the one that causes it.
+
+        Options that do not exist are ignored: they may have come from elsewhere.
+        """
+        merged = {**self._defaults, **{k: v for k, v in options.items() if v is not None}}
+        route = self._routes[0] if self._routes and not _directed(options) else None
+        if route is None:
+            found = self.app.router.lookup(self.name, args, kwargs, options=options, task=self._task)
+            merged = {**found, **merged}
+            route = self.app.router.route(merged)
+        if self._inherits_priority and request is not None and "priority" not in merged:
+            merged["priority"] = (request.delivery_info or _NOTHING).get("priority")
+        sent_at = _now()
+        encoded = expand(merged, now=sent_at, zone=self.zone)
+        encoded["exchange"] = route.exchange
+        encoded["routing_key"] = route.routing_key
+        task_id = options.get("task_id") or new_id()
+        root_id = options.get("root_id") or (request.root_id if request else None)
+        parent_id = options.get("parent_id") or (request.id if request else None)
+        message = self._encoder.encode(
+            tuple(args),
+            dict(kwargs),
+            id=task_id,
+            sent_at=sent_at,
+            reply_to=self._reply_to,
+            root_id=root_id,
+            parent_id=parent_id,
+            options=encoded,
+        )
+        return message, route
+
+    def changes(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return options as the encoder takes them, for a retry that changes them."""
+        encoded = expand(options, now=_now(), zone=self.zone)
+        if _directed(options):
+            route = self.app.router.route(options)
+            self._publisher.declare(route)
+            encoded["exchange"] = route.exchange
+            encoded["routing_key"] = route.routing_key
+        return encoded
+
+
+def _defaults(task: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    found = {name: getattr(task, name, None) for name in PER_TASK}
+    if found["priority"] is None:
+        found["priority"] = values["task_default_priority"]
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _encoder(
+    app: Application, name: str, task: Any, route: Route | None, defaults: Mapping[str, Any]
+) -> TaskEncoder:
+    values = app.conf.current().values
+
+    def option(attribute: str, setting: str) -> Any:
+        value = getattr(task, attribute, None)
+        return values[setting] if value is None else value
+
+    return TaskEncoder(
+        name,
+        serializer=option("serializer", "task_serializer"),
+        compression=option("compression", "task_compression"),
+        exchange=route.exchange if route else "",
+        routing_key=route.routing_key if route else values["task_default_queue"],
+        priority=defaults.get("priority", 0),
+        # Who sends a task by name cannot know; null leaves it to the worker.
+        ignore_result=None if task is None else option("ignore_result", "task_ignore_result"),
+        time_limit=getattr(task, "time_limit", None),
+        soft_time_limit=getattr(task, "soft_time_limit", None),
+        origin=app.origin,
+        argsrepr_maxsize=getattr(task, "resultrepr_maxsize", 1024),
+    )
+
+
+def _directed(options: Mapping[str, Any]) -> bool:
+    return any(options.get(name) is not None for name in ("queue", "exchange", "routing_key"))
+
+
+def _policy(options: Mapping[str, Any]) -> RetryPolicy | None:
+    retry = options.get("retry")
+    if retry is not None and not retry:
+        return ONCE
+    policy = options.get("retry_policy")
+    return RetryPolicy.from_mapping(policy) if policy else None
+
+
+def _facts(
+    message: Message,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    options: Mapping[str, Any],
+    route: Route,
+) -> dict[str, Any]:
+    return {
+        "body": (args, kwargs),
+        "exchange": message.exchange,
+        "routing_key": message.routing_key,
+        "headers": message.headers,
+        "properties": message.properties or {},
+        "declare": list(route.topology.queues),
+        "retry_policy": options.get("retry_policy"),
+    }

@@ -1,0 +1,299 @@
+"""Groups and chains, and how a serialised signature becomes one again.
+
+A group publishes its members in slices, each one publish call; a generator is read as it is sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from umbel.canvas.signature import Signature, listed_signatures
+from umbel.context import Application, current_request
+from umbel.ids import new_id
+from umbel.message import Message
+from umbel.result import AsyncResult, GroupResult
+from umbel.routing import Route
+from umbel.wire.task import Request
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+#: Members of a group that are published together: enough that a round trip is nothing beside the
+#: encoding, few enough that their messages (about 1 kB each) are no burden.
+SLICE = 1000
+
+
+class group(Signature[list[R]]):  # noqa: N801 -- Celery's public name
+    """Calls that are sent together and run side by side."""
+
+    def __init__(self, *tasks: Any, app: Application | None = None, **options: Any) -> None:
+        members: Any = tasks[0] if len(tasks) == 1 and not isinstance(tasks[0], Signature) else tasks
+        if isinstance(members, group):
+            members = members.tasks
+        if not isinstance(members, Iterator):
+            members = [maybe_signature(each, app) for each in members]
+        super().__init__(
+            "celery.group", (), {"tasks": members}, options, subtask_type="group", app=app
+        )
+
+    @property
+    def tasks(self) -> list[Signature[R]]:
+        """Its members; a generator is read to its end."""
+        members = self.kwargs["tasks"]
+        if not isinstance(members, list):
+            members = [maybe_signature(each, self._app) for each in members]
+            self.kwargs["tasks"] = members
+        return members
+
+    @property
+    def app(self) -> Application:
+        """The application that sends it: its members', unless it was given one."""
+        members = self.kwargs["tasks"]
+        if self._app is None and isinstance(members, list) and members:
+            return maybe_signature(members[0]).app
+        return super().app
+
+    def __len__(self) -> int:
+        """Count its members."""
+        return len(self.tasks)
+
+    def __bool__(self) -> bool:
+        """Be true, even empty."""
+        return True
+
+    def apply_async(  # type: ignore[override]
+        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> GroupResult[R]:
+        """Send every member, with further arguments and options; return their results."""
+        app = self.app
+        members = self.kwargs["tasks"]
+        merged = {**self.options, **options}
+        group_id = merged.pop("task_id", None) or merged.pop("group_id", None) or new_id()
+        merged.pop("group_id", None)
+        if app.conf.task_always_eager:
+            return self.apply(args, kwargs, **options)
+        request = current_request.get()
+        results: list[AsyncResult[R]] = []
+        pending: list[Message] = []
+        routes: dict[tuple[str, ...], Route] = {}
+        for index, each in enumerate(members):
+            member = maybe_signature(each, self._app).clone(args, kwargs, **merged)
+            results.append(
+                member.freeze(group_id=group_id, group_index=index)
+            )
+            message, route = first_message(member, request)
+            pending.append(message)
+            routes[route.needs] = route
+            if len(pending) >= SLICE:
+                app.publisher.publish(pending, tuple(routes.values()))
+                pending = []
+        if pending:
+            app.publisher.publish(pending, tuple(routes.values()))
+        result: GroupResult[R] = GroupResult(group_id, results, app=app)
+        if request is not None:
+            request.children.append(result)
+        return result
+
+    def apply(
+        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> GroupResult[R]:
+        """Run every member here and now."""
+        results = [each.apply(args, kwargs, **options) for each in self.tasks]
+        return GroupResult(self.options.get("task_id") or new_id(), results, app=self.app)
+
+    def freeze(  # type: ignore[override]
+        self, _id: str | None = None, *args: Any, **fields: Any
+    ) -> GroupResult[R]:
+        """Give every member its id now."""
+        group_id = self.options.setdefault("task_id", _id or new_id())
+        results = [
+            each.freeze(group_id=group_id, group_index=index)
+            for index, each in enumerate(self.tasks)
+        ]
+        return GroupResult(group_id, results, app=self.app)
+
+    def link(self, callback: Any) -> Any:
+        """Send ``callback`` for each member that succeeds."""
+        for each in self.tasks:
+            each.link(callback)
+        return callback
+
+    def link_error(self, errback: Any) -> Any:
+        """Send ``errback`` for each member that fails."""
+        for each in self.tasks:
+            each.link_error(errback)
+        return errback
+
+    def clone(
+        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> group[R]:
+        """Return a copy whose members have further arguments."""
+        made: group[R] = group([each.clone(args, kwargs) for each in self.tasks], app=self._app)
+        made["options"] = {**self.options, **options}
+        return made
+
+    def __repr__(self) -> str:
+        """Show its members."""
+        members = self.kwargs["tasks"]
+        return f"group({members!r})"
+
+
+class chain(Signature[R]):  # noqa: N801 -- Celery's public name
+    """Calls that are sent one after the other, each with the result of the one before."""
+
+    def __init__(self, *tasks: Any, app: Application | None = None, **options: Any) -> None:
+        given: Any = tasks[0] if len(tasks) == 1 and not isinstance(tasks[0], Mapping) else tasks
+        links: list[Signature[Any]] = []
+        for each in given:
+            found = maybe_signature(each, app)
+            links.extend(found.tasks if isinstance(found, chain) else [found])
+        super().__init__(
+            "celery.chain", (), {"tasks": links}, options, subtask_type="chain", app=app
+        )
+
+    @property
+    def tasks(self) -> list[Signature[Any]]:
+        """Its links, in the order in which they run."""
+        links: list[Signature[Any]] = self.kwargs["tasks"]
+        return links
+
+    @property
+    def app(self) -> Application:
+        """The application that sends it: its first link's, unless it was given one."""
+        return self._app or self.tasks[0].app
+
+    def freeze(  # type: ignore[override]
+        self, _id: str | None = None, *, group_id: str | None = None, **fields: Any
+    ) -> AsyncResult[R]:
+        """Give every link its id now; return the result of the last, with the others as parents.
+
+        Only the last link belongs to the group: its result is the chain's.
+        """
+        *first, last = self.tasks
+        result: AsyncResult[Any] | None = None
+        root_id = fields.pop("root_id", None)
+        for each in first:
+            frozen = each.freeze(root_id=root_id)
+            frozen.parent = result
+            result = frozen
+            root_id = root_id or frozen.id
+        final: AsyncResult[R] = last.freeze(_id, group_id=group_id, root_id=root_id, **fields)
+        final.parent = result
+        self.options.setdefault("task_id", final.id)
+        return final
+
+    def apply_async(
+        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> AsyncResult[R]:
+        """Send the first link, which carries the others; return the result of the last."""
+        sent = self._prepared(args, kwargs, {**self.options, **options})
+        app = self.app
+        if app.conf.task_always_eager:
+            return sent.apply()
+        result = sent.freeze()
+        request = current_request.get()
+        message, route = first_message(sent, request)
+        app.publisher.publish((message,), (route,))
+        if request is not None:
+            request.children.append(result)
+        return result
+
+    def _prepared(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any] | None, options: dict[str, Any]
+    ) -> chain[R]:
+        """Return a copy whose links have what a call of the chain adds."""
+        links = [each.clone() for each in self.tasks]
+        if not links:
+            raise ValueError("an empty chain cannot be sent")
+        links[0] = links[0].clone(args, kwargs)
+        task_id = options.pop("task_id", None)
+        for callback in listed_signatures(options.pop("link", None)):
+            links[-1].link(callback)
+        for errback in listed_signatures(options.pop("link_error", None)):
+            for each in links:
+                each.link_error(errback)
+        for name in ("countdown", "eta"):
+            if name in options:
+                links[0].set(**{name: options.pop(name)})
+        for each in links:
+            each.set(**options)
+        if task_id:
+            links[-1].set(task_id=task_id)
+        made: chain[R] = chain(links, app=self._app)
+        return made
+
+    def apply(
+        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> Any:
+        """Run all links here and now; return the result of the last."""
+        result: Any = None
+        for index, each in enumerate(self.tasks):
+            given = (tuple(args), kwargs) if index == 0 else ((result.get(),), None)
+            following = each.apply(*given, **options)
+            following.parent = result
+            result = following
+        return result
+
+    def link(self, callback: Any) -> Any:
+        """Send ``callback`` when the last link succeeds."""
+        return self.tasks[-1].link(callback)
+
+    def link_error(self, errback: Any) -> Any:
+        """Send ``errback`` when a link fails."""
+        for each in self.tasks:
+            each.link_error(errback)
+        return errback
+
+    def clone(
+        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> chain[R]:
+        """Return a copy whose first link has further arguments."""
+        links = [each.clone() for each in self.tasks]
+        links[:1] = [each.clone(args, kwargs) for each in links[:1]]
+        made: chain[R] = chain(links, app=self._app)
+        made["options"] = {**self.options, **options}
+        return made
+
+    def __repr__(self) -> str:
+        """Show its links."""
+        return " | ".join(repr(each) for each in self.tasks)
+
+
+def first_message(sig: Signature[Any], request: Request | None) -> tuple[Message, Route]:
+    """Return the message that sends a frozen task or chain, and where it goes."""
+    if isinstance(sig, group):
+        raise NotImplementedError("a group inside of a group or chain is not supported yet")
+    if isinstance(sig, chain):
+        first, *rest = sig.tasks
+        if any(isinstance(each, group) for each in sig.tasks):
+            raise NotImplementedError("a group inside of a chain is not supported yet")
+        chained = list(reversed(rest)) or None
+        options = {**first.options, "chain": chained}
+    else:
+        first, options = sig, sig.options
+    call = sig.app.call_for(first.task)
+    return call.message(first.args, first.kwargs, options, request=request)
+
+
+_KINDS: Mapping[str, type[Signature[Any]]] = {"group": group, "chain": chain}
+
+
+def maybe_signature(value: Any, app: Application | None = None) -> Any:
+    """Return the signature that a dict describes, however it came here; anything else as it is."""
+    if not isinstance(value, Mapping):
+        return value
+    if isinstance(value, Signature):
+        if app is not None and value._app is None:
+            value._app = app
+        return value
+    kind = _KINDS.get(value.get("subtask_type") or "", Signature)
+    return kind.from_dict(value, app)
+
+
+def signature(varies: Any, *args: Any, **kwargs: Any) -> Signature[Any]:
+    """Return a signature: of a dict, a task, or a task's name with its arguments."""
+    if isinstance(varies, Mapping):
+        found: Signature[Any] = maybe_signature(varies, kwargs.get("app"))
+        return found.clone() if isinstance(varies, Signature) else found
+    return Signature(varies, *args, **kwargs)

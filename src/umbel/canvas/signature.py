@@ -1,0 +1,265 @@
+"""A call that has not been made: the task's name, arguments and options, as a value.
+
+It is a dict of exactly six keys, so that it travels as JSON as it is (wire-protocol 5.1), and belongs
+to whoever holds it; nothing here is shared between threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from typing import Any, Generic, Self, TypeVar
+
+from umbel.context import Application, current_app
+from umbel.ids import new_id
+from umbel.result import AsyncResult
+
+R = TypeVar("R")
+
+
+class Signature(dict[str, Any], Generic[R]):
+    """A call of a task, to be made later, elsewhere, or as part of a workflow."""
+
+    _app: Application | None
+
+    def __init__(  # noqa: PLR0913 -- Celery's signature
+        self,
+        task: Any = None,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+        *,
+        subtask_type: str | None = None,
+        immutable: bool = False,
+        app: Application | None = None,
+        **more: Any,
+    ) -> None:
+        self._app = app
+        if isinstance(task, Mapping):
+            super().__init__(task)
+            return
+        name = task if isinstance(task, str) or task is None else task.name
+        if app is None and not isinstance(task, str):
+            self._app = getattr(task, "app", None)
+        super().__init__(
+            task=name,
+            args=tuple(args or ()),
+            kwargs=dict(kwargs or {}),
+            options={**(options or {}), **more},
+            subtask_type=subtask_type,
+            immutable=immutable,
+        )
+
+    # --- what it holds
+
+    @property
+    def task(self) -> str:
+        """The task's name."""
+        name: str = self["task"]
+        return name
+
+    @property
+    def name(self) -> str:
+        """The task's name."""
+        return self.task
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        """Its positional arguments."""
+        return tuple(self["args"])
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        """Its keyword arguments."""
+        kwargs: dict[str, Any] = self["kwargs"]
+        return kwargs
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Its options of apply_async."""
+        options: dict[str, Any] = self["options"]
+        return options
+
+    @property
+    def immutable(self) -> bool:
+        """Whether it takes no further arguments (``si``)."""
+        return bool(self.get("immutable"))
+
+    @property
+    def id(self) -> str | None:
+        """The task id it was frozen with."""
+        return self.options.get("task_id")
+
+    @property
+    def app(self) -> Application:
+        """The application that sends it."""
+        return self._app or current_app()
+
+    @property
+    def type(self) -> Any:
+        """The registered task; raises NotRegistered if it is not here."""
+        return self.app.tasks[self.task]
+
+    # --- sending
+
+    def delay(self, *args: Any, **kwargs: Any) -> AsyncResult[R]:
+        """Send it, with these arguments in front of its own."""
+        return self.apply_async(args, kwargs)
+
+    def apply_async(
+        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> AsyncResult[R]:
+        """Send it, with further arguments and options."""
+        merged_args, merged_kwargs, merged = self._merge(args, kwargs, options)
+        result: AsyncResult[R] = self.app.send_task(
+            self.task, merged_args, merged_kwargs, **merged
+        )
+        return result
+
+    def apply(
+        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> Any:
+        """Run it here and now; return an EagerResult."""
+        merged_args, merged_kwargs, merged = self._merge(args, kwargs, options)
+        return self.type.apply(merged_args, merged_kwargs, **merged)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> R:
+        """Call the task's function here, with these arguments in front."""
+        merged_args, merged_kwargs, _ = self._merge(args, kwargs, {})
+        value: R = self.type(*merged_args, **merged_kwargs)
+        return value
+
+    def __invert__(self) -> R:
+        """Send it and wait for its result."""
+        return self.apply_async().get()
+
+    # --- making others of it
+
+    def clone(
+        self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> Self:
+        """Return a copy with further arguments and options."""
+        merged_args, merged_kwargs, merged = self._merge(args, kwargs, options)
+        copy = type(self).__new__(type(self))
+        dict.__init__(copy, self)
+        copy._app = self._app
+        copy.update(args=merged_args, kwargs=merged_kwargs, options=deepcopy(merged))
+        return copy
+
+    partial = clone
+
+    def replace(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Return a copy with other arguments or options in place of its own."""
+        copy = self.clone()
+        if args is not None:
+            copy["args"] = tuple(args)
+        if kwargs is not None:
+            copy["kwargs"] = dict(kwargs)
+        if options is not None:
+            copy["options"] = dict(options)
+        return copy
+
+    def _merge(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any] | None, options: Mapping[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, Any]]:
+        merged = {**self.options, **options}
+        if self.immutable:
+            return self.args, dict(self.kwargs), merged
+        return (*args, *self.args), {**self.kwargs, **(kwargs or {})}, merged
+
+    # --- changing it
+
+    def set(self, immutable: bool | None = None, **options: Any) -> Self:  # noqa: FBT001 -- Celery's signature
+        """Set options; return itself."""
+        if immutable is not None:
+            self["immutable"] = immutable
+        self.options.update(options)
+        return self
+
+    def set_immutable(self, immutable: bool) -> None:  # noqa: FBT001 -- Celery's signature
+        """Take further arguments, or not."""
+        self["immutable"] = immutable
+
+    def link(self, callback: Any) -> Any:
+        """Send ``callback`` when it succeeds, with the result as first argument; return that."""
+        return self._add_to("link", callback)
+
+    def link_error(self, errback: Any) -> Any:
+        """Send ``errback`` when it fails; return that."""
+        return self._add_to("link_error", errback)
+
+    def on_error(self, errback: Any) -> Self:
+        """Send ``errback`` when it fails; return itself."""
+        self.link_error(errback)
+        return self
+
+    def _add_to(self, option: str, callback: Any) -> Any:
+        listed = listed_signatures(self.options.get(option))
+        if callback not in listed:
+            listed.append(callback)
+        self.options[option] = listed
+        return callback
+
+    def freeze(  # noqa: PLR0913 -- Celery's signature
+        self,
+        _id: str | None = None,
+        group_id: str | None = None,
+        chord: Any = None,
+        root_id: str | None = None,
+        parent_id: str | None = None,
+        group_index: int | None = None,
+    ) -> AsyncResult[R]:
+        """Give it its id now; return the result object."""
+        options = self.options
+        task_id: str = options.setdefault("task_id", _id or new_id())
+        given = {
+            "root_id": root_id,
+            "parent_id": parent_id,
+            "group_id": group_id,
+            "chord": chord,
+            "group_index": group_index,
+        }
+        options.update({name: value for name, value in given.items() if value is not None})
+        if "reply_to" not in options and not self.app.conf.task_always_eager:
+            options["reply_to"] = self.app.servers().results.reply_to
+        return AsyncResult(task_id, app=self.app)
+
+    # --- as a value
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Copy the call, not the application."""
+        return self.clone()
+
+    def __copy__(self) -> Self:
+        """Copy the call, not the application."""
+        return self.clone()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as the plain dict it is."""
+        return (type(self).from_dict, (dict(self),))
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any], app: Application | None = None) -> Self:
+        """Return the signature that these six keys describe."""
+        made = cls.__new__(cls)
+        dict.__init__(made, fields)
+        made._app = app
+        return made
+
+    def __repr__(self) -> str:
+        """Show it as a call."""
+        shown = [repr(each) for each in self.args]
+        shown += [f"{name}={value!r}" for name, value in self.kwargs.items()]
+        return f"{self.task}({', '.join(shown)})"
+
+
+def listed_signatures(value: Any) -> list[Any]:
+    """Return what an option holds that is one signature, several, or none."""
+    if value is None:
+        return []
+    return [value] if isinstance(value, Mapping) else list(value)
