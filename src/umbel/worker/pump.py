@@ -151,6 +151,7 @@ class Pump:
                 window.learn(done.name, done.runtime)
         if not batch:
             return
+        telemetry.emit("commit.begun", count=len(batch))
         report = self._parts.committer.commit(batch)
         self._pending = []
         self._parts.count(sum(1 for effects in batch if effects.ending is not Ending.KEEP))
@@ -165,6 +166,8 @@ class Pump:
             deliveries = self._parts.consumer.receive(room, timeout)
         finally:
             self._receiving = False
+        if deliveries:
+            telemetry.emit("delivery.received", count=len(deliveries))
         self._unfed = deliveries
         self._feed()
 

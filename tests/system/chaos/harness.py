@@ -1,0 +1,157 @@
+"""Runs a worker that is being killed, and accounts for every task afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.system.chaos.journal import Account, read
+
+ROOT = Path(__file__).parents[3]
+
+
+@dataclass(frozen=True, slots=True)
+class Chaos:
+    """One crash test."""
+
+    broker: str
+    directory: Path
+    #: Gap -> probability of a kill each time a process gets there.
+    faults: Mapping[str, float]
+    mutant: str = ""
+    concurrency: int = 2
+    lease: float = 2.0
+
+    @property
+    def journal(self) -> Path:
+        return self.directory / "journal"
+
+    def environment(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            "CHAOS_BROKER": self.broker,
+            "CHAOS_JOURNAL": str(self.journal),
+            "CHAOS_FAULTS": json.dumps(dict(self.faults)),
+            "CHAOS_MUTANT": self.mutant,
+            "CHAOS_C": str(self.concurrency),
+            "CHAOS_LEASE": str(self.lease),
+        }
+
+
+class WorkerProcess:
+    """A worker in a process of its own, with its output in a file."""
+
+    def __init__(self, chaos: Chaos) -> None:
+        self._chaos = chaos
+        self.output = chaos.directory / f"worker-{time.monotonic_ns()}.log"
+        with self.output.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tests.system.chaos.app"],
+                cwd=ROOT,
+                env=chaos.environment(),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    def children(self) -> list[int]:
+        """Return the pids of the supervisor's children, the node's among them."""
+        path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        try:
+            return [int(pid) for pid in path.read_text().split()]
+        except FileNotFoundError:
+            return []
+
+    def stop(self) -> None:
+        """End it and whatever it left."""
+        family = [*self.children(), self.process.pid]
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            for pid in family:
+                kill(pid)
+            self.process.wait(5)
+
+
+@contextmanager
+def worker(chaos: Chaos) -> Iterator[WorkerProcess]:
+    process = WorkerProcess(chaos)
+    try:
+        yield process
+    finally:
+        process.stop()
+
+
+def kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def wait_until(what: Callable[[], bool], *, timeout: float, why: Callable[[], str]) -> None:
+    """Wait for a state that no event announces, because its processes are being killed."""
+    deadline = time.monotonic() + timeout
+    while not what():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout} s: {why()}")
+        time.sleep(0.05)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of the tasks."""
+
+    accepted: int
+    account: Account
+    #: Accepted tasks that never ran, without a result, or whose follow-up did not run.
+    lost: list[str]
+    missing_results: list[str]
+    wrong_results: list[str]
+    forked: list[str]
+
+    @property
+    def duplicates(self) -> int:
+        """Runs beyond the first of each task."""
+        return sum(self.account.runs.values()) - len(self.account.runs)
+
+    def __str__(self) -> str:
+        kills = ", ".join(f"{gap} {n}" for gap, n in sorted(self.account.kills.items()))
+        return (
+            f"{self.accepted} accepted, {len(self.lost)} lost, "
+            f"{len(self.missing_results)} without result, {len(self.forked)} forked, "
+            f"{self.duplicates} run again; kills: {kills or 'none'}"
+        )
+
+
+def verdict(chaos: Chaos, results: Mapping[int, tuple[str, Any]]) -> Verdict:
+    """Compare the journal with what the callers were told: number -> (state, value)."""
+    account = read(chaos.journal)
+    return Verdict(
+        accepted=len(results),
+        account=account,
+        lost=[str(n) for n in results if not account.runs[str(n)]],
+        missing_results=[str(n) for n, (state, _) in results.items() if state == "PENDING"],
+        wrong_results=[
+            str(n)
+            for n, (state, value) in results.items()
+            if state != "PENDING" and (state, value) != ("SUCCESS", n * 2)
+        ],
+        forked=[n for n, ids in account.follow_ups.items() if len(ids) > 1],
+    )
+
+
+def victims(process: WorkerProcess, chance: random.Random) -> list[int]:
+    """Choose one of the worker's processes at random, the supervisor seldom."""
+    family = process.children()
+    return [chance.choice(family)] if family else []
