@@ -1,0 +1,47 @@
+"""Redis (6.2 or newer) and Valkey: queues, results and ledger on one server, with Celery's layout.
+
+options ── what URL and options say           keys ── every key there is
+connection ── links, and idle ones lent        scripts ── what the server does in one step
+messages ── arguments of the scripts           queues, consumer ── publish and receive
+commit ── effects                              results, ledger ── what is kept
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from umbel.servers.redis.commit import RedisCommitter
+from umbel.servers.redis.connection import Connections
+from umbel.servers.redis.keys import Keys
+from umbel.servers.redis.ledger import RedisLedger
+from umbel.servers.redis.options import parse
+from umbel.servers.redis.queues import RedisTransport
+from umbel.servers.redis.results import RedisResults
+from umbel.servers.seams import Committer, Ledger, ResultStore, Transport
+
+
+class RedisServer:
+    """One server. Belongs to the program; any thread."""
+
+    transport: Transport
+    results: ResultStore
+    ledger: Ledger | None
+    committer: Committer
+
+    def __init__(self, url: str, options: dict[str, Any]) -> None:
+        parsed = parse(url, options)
+        keys = Keys(parsed)
+        self.display_url = parsed.display_url
+        self._connections = Connections(parsed, keys)
+        self.transport = RedisTransport(self._connections, keys, parsed)
+        self.results = RedisResults(self._connections, keys, parsed)
+        self.ledger = RedisLedger(self._connections, keys)
+        self.committer = RedisCommitter(self._connections, keys, parsed)
+
+    def close(self) -> None:
+        self._connections.close()
+
+
+def open_server(url: str, options: dict[str, Any]) -> RedisServer:
+    """Return the server behind this URL; no connection is made before the first use."""
+    return RedisServer(url, options)

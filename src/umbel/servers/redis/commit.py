@@ -1,0 +1,56 @@
+"""Effects on Redis: all of a batch in one script, each effect whole or not at all, and fenced."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from umbel.exceptions import Unroutable
+from umbel.message import Effects
+from umbel.servers.redis import scripts
+from umbel.servers.redis.connection import Connections, text
+from umbel.servers.redis.keys import Keys
+from umbel.servers.redis.messages import Arguments, Packer, result_arguments
+from umbel.servers.redis.options import Options
+from umbel.servers.seams import CommitReport
+
+
+class RedisCommitter:
+    """Performs effects where queues, results and ledger are on this server. Any thread."""
+
+    def __init__(self, connections: Connections, keys: Keys, options: Options) -> None:
+        self._connections = connections
+        self._packer = Packer(options, keys)
+        self._script_keys = (*self._packer.keys, keys.marks, keys.dead)
+        self._start = (*self._packer.start, keys.results, keys.successes)
+
+    def commit(self, effects: Sequence[Effects]) -> CommitReport:
+        if not effects:
+            return CommitReport()
+        arguments: Arguments = [*self._start]
+        for each in effects:
+            self._add(arguments, each)
+        ((stale, refused),) = self._connections.run(scripts.COMMIT, self._script_keys, [arguments])
+        if refused:
+            raise Unroutable(
+                "not sent",
+                [
+                    (effects[refused[i]].publish[0].id, text(refused[i + 1]))
+                    for i in range(0, len(refused), 2)
+                ],
+            )
+        return CommitReport(tuple(held for number in stale if (held := effects[number].delivery)))
+
+    def _add(self, arguments: Arguments, effects: Effects) -> None:
+        delivery = effects.delivery
+        if delivery is None:
+            arguments += ("", "", effects.ending.value, effects.reason, "0", 0)
+        else:
+            held, tag = delivery.tag
+            marked = "1" if delivery.redelivered else "0"
+            ending = effects.ending.value
+            arguments += (held, tag, ending, effects.reason, marked, delivery.crashes)
+        arguments += (len(effects.results), len(effects.publish))
+        for record in effects.results:
+            arguments += result_arguments(record)
+        for message in effects.publish:
+            arguments += self._packer.message(message)

@@ -1,0 +1,114 @@
+"""Every key that umbel reads or writes on a Redis server.
+
+Celery's and kombu's own keys, whose layout is fixed by them (``wire-protocol`` 2.2, 2.3, 4.1):
+
+    <queue>                       list    envelopes, pushed at the head, popped at the tail
+    <queue> SEP <step>            list    the same for the priorities from this step on
+    _kombu.binding.<exchange>     set     key SEP regular expression SEP queue
+    celery-task-meta-<id>         string  a result, and the channel on which it is published
+
+Ours, all under ``umbel:``; no program of Celery's looks at them. A *list* stands for the full key
+of one of the lists above; moments are microseconds of the server's clock.
+
+    umbel:schema                  hash    written, readable_from: versions of this layout
+    umbel:exchanges               hash    name -> type
+    umbel:queues                  hash    name -> its properties as JSON
+    umbel:delayed:<list>          zset    envelope -> when it is due
+    umbel:leases                  zset    consumer id -> when its lease ends
+    umbel:consumer:<id>           hash    number: how many messages it was ever given
+    umbel:held:<id>               hash    "<number>:<list>" -> envelope; the hold, and its fence
+    umbel:marks                   hash    SHA1 of an envelope -> crashes losses suspect verdict
+    umbel:dead                    stream  dead letters: envelope, list, reason, crashes
+    umbel:revoked                 zset    task id -> when the revocation ends
+    umbel:revision                string  how often something was revoked
+    umbel:nodes                   hash    node -> record as JSON
+    umbel:node-ends               zset    node -> when its record ends
+    umbel:lease:<name>            hash    holder, token, ends
+    umbel:success:<id>            string  marks a final result whose bytes do not say that they are
+"""
+
+from __future__ import annotations
+
+import bisect
+
+from umbel.servers.redis.options import Options
+from umbel.wire import names
+
+#: The layout above. A version that older ones cannot share a server with raises both.
+SCHEMA = 1
+READABLE_FROM = 1
+
+
+class Keys:
+    """The names of keys under one configuration. Never changed after it was made."""
+
+    __slots__ = (
+        "_suffix_of",
+        "bindings",
+        "consumer",
+        "dead",
+        "delayed",
+        "exchanges",
+        "held",
+        "lease",
+        "leases",
+        "marks",
+        "node_ends",
+        "nodes",
+        "permanent_bindings",
+        "prefix",
+        "queues",
+        "receive_order",
+        "results",
+        "revision",
+        "revoked",
+        "schema",
+        "separator",
+        "successes",
+        "suffixes",
+    )
+
+    def __init__(self, options: Options) -> None:
+        self.prefix = options.global_keyprefix
+        self.separator = options.sep
+        ours = f"{self.prefix}umbel:"
+        self.schema = f"{ours}schema"
+        self.exchanges = f"{ours}exchanges"
+        self.queues = f"{ours}queues"
+        self.leases = f"{ours}leases"
+        self.marks = f"{ours}marks"
+        self.dead = f"{ours}dead"
+        self.revoked = f"{ours}revoked"
+        self.revision = f"{ours}revision"
+        self.nodes = f"{ours}nodes"
+        self.node_ends = f"{ours}node-ends"
+        # Beginnings of keys.
+        self.delayed = f"{ours}delayed:"
+        self.consumer = f"{ours}consumer:"
+        self.held = f"{ours}held:"
+        self.lease = f"{ours}lease:"
+        self.bindings = f"{self.prefix}{names.BINDINGS}"
+        self.permanent_bindings = f"{self.prefix}{names.PERMANENT_BINDINGS}"
+        self.results = f"{options.result_keyprefix}{names.RESULT}"
+        self.successes = f"{options.result_keyprefix}umbel:success:"
+        # Buckets: the end of a list's key by priority, and the order in which lists are read.
+        steps = options.priority_steps
+        self.suffixes = tuple(f"{options.sep}{step}" if step else "" for step in steps)
+        self._suffix_of = tuple(self.suffixes[bisect.bisect(steps, p) - 1] for p in range(10))
+        self.receive_order = self.suffixes[:: -1 if options.highest_priority else 1]
+
+    def lists(self, queue: str) -> list[str]:
+        """Return the keys of a queue's lists, first to be received first."""
+        return [f"{self.prefix}{queue}{suffix}" for suffix in self.receive_order]
+
+    def suffix(self, priority: int) -> str:
+        """Return the end of the key of the list for this priority."""
+        return self._suffix_of[min(max(priority, 0), 9)]
+
+    def queue(self, key: str) -> str:
+        """Return the name of the queue that a list belongs to."""
+        name = key.removeprefix(self.prefix)
+        for suffix in self.suffixes[1:]:
+            if name.endswith(suffix):
+                return name[: -len(suffix)]
+        return name

@@ -1,0 +1,56 @@
+"""How messages and results are handed to the scripts: as runs of arguments."""
+
+from __future__ import annotations
+
+from umbel.clock import Clock
+from umbel.exceptions import EncodeError
+from umbel.ids import new_id
+from umbel.message import Message, ResultRecord
+from umbel.servers.redis.connection import Word, raw
+from umbel.servers.redis.keys import Keys
+from umbel.servers.redis.options import Options
+from umbel.states import SUCCESS
+from umbel.wire.envelope import pack
+
+#: What the scripts take: see the head of ``scripts.py``.
+Arguments = list[Word]
+#: Stands where a message's delay does, if the reason why it cannot be stored follows.
+REFUSED = "refused"
+
+
+class Packer:
+    """Turns messages and results into arguments. Never changed; any thread."""
+
+    __slots__ = ("_clock", "_keys", "_largest", "keys", "start")
+
+    def __init__(self, options: Options, keys: Keys) -> None:
+        self._clock: Clock = options.clock
+        self._keys = keys
+        self._largest = options.max_message_size
+        #: The keys and first arguments of every script that stores messages.
+        self.keys = (keys.exchanges, keys.queues)
+        self.start = (keys.prefix, keys.separator, keys.bindings, keys.delayed)
+
+    def message(self, message: Message) -> tuple[str, str, str, str, bytes]:
+        """Return a message's five arguments. One that cannot be stored carries the reason why."""
+        suffix = self._keys.suffix(message.priority)
+        try:
+            envelope = pack(message, delivery_tag=new_id())
+        except EncodeError as error:
+            return message.exchange, message.routing_key, suffix, REFUSED, raw(str(error))
+        if len(envelope) > self._largest:
+            reason = f"{len(envelope)} bytes, and at most {self._largest} are allowed"
+            return message.exchange, message.routing_key, suffix, REFUSED, raw(reason)
+        delay = "0" if not message.not_before else self._delay(message.not_before)
+        return message.exchange, message.routing_key, suffix, delay, envelope
+
+    def _delay(self, not_before: float) -> str:
+        # Both times are this machine's: so a countdown is right on a server whose clock is not.
+        return str(max(0, int((not_before - self._clock.now()) * 1_000_000)))
+
+
+def result_arguments(record: ResultRecord) -> tuple[str, str, str, bytes]:
+    """Return a result's four arguments."""
+    lasts = record.expires_in
+    milliseconds = "" if lasts is None else str(max(1, int(lasts * 1000)))
+    return record.task_id, milliseconds, "1" if record.state == SUCCESS else "0", record.meta

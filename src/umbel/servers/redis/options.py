@@ -1,0 +1,116 @@
+"""What a Redis URL and the transport options say: where the server is, how keys are laid out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+from redis.connection import parse_url
+
+from umbel.clock import SYSTEM_CLOCK, Clock
+from umbel.exceptions import ImproperlyConfigured
+from umbel.wire.names import BUCKET_SEPARATOR, PRIORITY_STEPS
+
+#: Seconds that one operation may take when its caller set no deadline.
+SOCKET_TIMEOUT = 30.0
+CONNECT_TIMEOUT = 5.0
+#: Bytes of one message; above it the server's own limit (512 MiB) and our memory are too near.
+MAX_MESSAGE_SIZE = 128 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """All that is configured about one server. Names are those of ``broker_transport_options``."""
+
+    #: For redis-py's connection class: host, port, db, password, TLS, ….
+    connection: Mapping[str, Any]
+    display_url: str
+    clock: Clock = SYSTEM_CLOCK
+    socket_timeout: float = SOCKET_TIMEOUT
+    #: Put before every key, as it is.
+    global_keyprefix: str = ""
+    #: Put before the keys of results; Celery adds a "_" unless it ends in one of ":_-.".
+    result_keyprefix: str = ""
+    #: Between the parts of bucket keys and of bindings.
+    sep: str = BUCKET_SEPARATOR
+    priority_steps: tuple[int, ...] = PRIORITY_STEPS
+    #: The priority that is received first: 0 as Celery has it on Redis, 9 as on every other broker.
+    highest_priority: int = 0
+    max_message_size: int = MAX_MESSAGE_SIZE
+
+
+def parse(url: str, options: Mapping[str, Any]) -> Options:
+    """Read a URL and options; options that do not concern Redis are left alone."""
+    connection = _connection(url)
+    timeout = float(options.get("socket_timeout") or SOCKET_TIMEOUT)
+    connection.setdefault("socket_connect_timeout", CONNECT_TIMEOUT)
+    for name in ("socket_connect_timeout", "socket_keepalive", "client_name", "username"):
+        if options.get(name) is not None:
+            connection[name] = options[name]
+    return Options(
+        connection=connection,
+        display_url=_without_password(url),
+        clock=options.get("clock") or SYSTEM_CLOCK,
+        socket_timeout=float(connection.pop("socket_timeout", timeout)),
+        global_keyprefix=options.get("global_keyprefix", ""),
+        result_keyprefix=_result_prefix(options.get("result_keyprefix", "")),
+        sep=options.get("sep", BUCKET_SEPARATOR),
+        priority_steps=_steps(options.get("priority_steps", PRIORITY_STEPS)),
+        highest_priority=_one_of("highest_priority", options.get("highest_priority", 0), (0, 9)),
+        max_message_size=int(options.get("max_message_size", MAX_MESSAGE_SIZE)),
+    )
+
+
+def _connection(url: str) -> dict[str, Any]:
+    try:
+        parsed: dict[str, Any] = cast("Any", parse_url)(_normal(url))
+    except ValueError as error:
+        raise ImproperlyConfigured(f"{_without_password(url)}: {error}") from error
+    return parsed
+
+
+def _normal(url: str) -> str:
+    """Rewrite Celery's URLs of Unix sockets and databases into those redis-py reads."""
+    parts = urlsplit(url)
+    scheme = parts.scheme.lower()
+    if scheme == "sentinel":
+        raise ImproperlyConfigured(
+            "sentinel:// is not supported yet: expected redis:// or rediss://"
+        )
+    if scheme == "redis+socket":
+        scheme = "unix"
+    query = [
+        ("db" if name == "virtual_host" else name, value) for name, value in parse_qsl(parts.query)
+    ]
+    rest = urlunsplit(("", parts.netloc, parts.path, urlencode(query), ""))
+    return f"{scheme}:{rest if parts.netloc else '//' + rest.removeprefix('//')}"
+
+
+def _without_password(url: str) -> str:
+    parts = urlsplit(url)
+    user, at, host = parts.netloc.rpartition("@")
+    if ":" in user:
+        user = user.partition(":")[0] + ":**"
+    query = [
+        (name, "**" if name == "password" else value) for name, value in parse_qsl(parts.query)
+    ]
+    return urlunsplit(parts._replace(netloc=f"{user}{at}{host}", query=urlencode(query, safe="*/")))
+
+
+def _result_prefix(prefix: str) -> str:
+    return prefix if not prefix or prefix[-1] in ":_-." else f"{prefix}_"
+
+
+def _steps(steps: Any) -> tuple[int, ...]:
+    sorted_steps = tuple(sorted({int(step) for step in steps}))
+    if not sorted_steps or sorted_steps[0] != 0:
+        raise ImproperlyConfigured(f"priority_steps: expected steps from 0 on, got {steps!r}")
+    return sorted_steps
+
+
+def _one_of(name: str, value: Any, allowed: tuple[int, ...]) -> int:
+    if value not in allowed:
+        raise ImproperlyConfigured(f"{name}: expected one of {allowed}, got {value!r}")
+    return int(value)

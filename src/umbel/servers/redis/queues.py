@@ -1,0 +1,218 @@
+"""Messages on Redis: publishing, queues, leases and recovery. Every call is one round trip.
+
+Celery's programs push to and pop from the same lists; see ``keys.py`` for the layout. What they do
+not do is declare queues, so a queue exists for us when it was declared by an umbel or has messages.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+from umbel.exceptions import (
+    MessageTooLarge,
+    PublishError,
+    TimeoutError,  # noqa: A004 -- Celery's public name
+    TopologyConflict,
+    Unroutable,
+)
+from umbel.message import Message
+from umbel.servers.redis import scripts
+from umbel.servers.redis.connection import Connections, Word, text
+from umbel.servers.redis.consumer import RedisConsumer
+from umbel.servers.redis.keys import Keys
+from umbel.servers.redis.messages import REFUSED, Arguments, Packer
+from umbel.servers.redis.options import Options
+from umbel.servers.seams import Capabilities, DeadConsumer, Depth
+from umbel.topology import Binding, Exchange, Queue, Topology
+from umbel.wire.envelope import unpack
+
+#: Messages, and bytes of them, that one call of a script stores; more is several calls in the same
+#: round trip, so that no script keeps the server from others for long.
+MOST_MESSAGES = 1000
+MOST_BYTES = 4 << 20
+
+CAPABILITIES = Capabilities(
+    commit="atomic",
+    delay_precision=0.001,
+    exchange_types=frozenset({"direct", "topic", "fanout"}),
+    priorities=4,
+    dead_letters=True,
+    durable_ledger=True,
+    stored="in the server's memory, and on its disk as its persistence (AOF, RDB) is configured",
+)
+
+
+class RedisTransport:
+    """Messages. Any thread."""
+
+    capabilities = CAPABILITIES
+
+    def __init__(self, connections: Connections, keys: Keys, options: Options) -> None:
+        self._connections = connections
+        self._keys = keys
+        self._options = options
+        self._clock = options.clock
+        self._packer = Packer(options, keys)
+
+    def declare(self, topology: Topology) -> None:
+        keys = self._keys
+        exchanges = {each.name: each.type for each in _exchanges(topology)}
+        queues = {each.name: _properties(each) for each in topology.queues}
+        lasting = {each.name for each in topology.queues if each.expires is None}
+        bindings = [
+            (each.exchange, self._member(each, exchanges), "1" if each.queue in lasting else "")
+            for each in _bindings(topology)
+        ]
+        arguments: Arguments = [keys.bindings, keys.permanent_bindings, len(exchanges), len(queues)]
+        for pairs in (exchanges, queues):
+            arguments += chain.from_iterable(pairs.items())
+        arguments += chain.from_iterable(bindings)
+        (conflict,) = self._connections.run(scripts.DECLARE, self._packer.keys, [arguments])
+        if conflict:
+            name, old, new = map(text, conflict)
+            raise TopologyConflict(f"{name!r} exists already, as {old} and not as {new}")
+
+    def publish(self, messages: Sequence[Message], *, deadline: float) -> None:
+        if self._clock.monotonic() >= deadline:
+            raise TimeoutError("the deadline had passed before anything was sent")
+        if not messages:
+            return
+        batches = list(self._batches(messages))
+        replies = self._connections.run(
+            scripts.PUBLISH, self._packer.keys, [each for _, each in batches], deadline=deadline
+        )
+        refused: list[tuple[str, str]] = []
+        ours = 0
+        for (first, arguments), reply in zip(batches, replies, strict=True):
+            for number, reason in zip(reply[::2], reply[1::2], strict=True):
+                refused.append((messages[first + number].id, text(reason)))
+                ours += _delay_of(arguments, number) == REFUSED
+        if refused:
+            kinds = {0: Unroutable, len(refused): MessageTooLarge}
+            raise kinds.get(ours, PublishError)("not sent", refused)
+
+    def consume(self, queues: Sequence[str], *, consumer_id: str, lease: float) -> RedisConsumer:
+        return RedisConsumer(
+            self._connections,
+            self._keys,
+            self._options,
+            queues,
+            consumer_id=consumer_id,
+            lease=lease,
+        )
+
+    def renew(self, consumer_ids: Collection[str], *, lease: float) -> Collection[str]:
+        if not consumer_ids:
+            return []
+        arguments: Arguments = [int(lease * 1_000_000), *consumer_ids]
+        (lost,) = self._connections.run(scripts.RENEW, [self._keys.leases], [arguments])
+        return [text(each) for each in lost]
+
+    def recover(self, dead: Sequence[DeadConsumer] = ()) -> int:
+        keys = self._keys
+        both, start = (keys.leases, keys.marks), (keys.held, keys.consumer)
+        count = 0
+        for each in dead:
+            tags = self._tags(each.consumer_id, each.running) if each.running else []
+            arguments: Arguments = [*start, each.consumer_id, each.verdict, *tags]
+            count += self._connections.run(scripts.END_CONSUMER, both, [arguments])[0]
+        return count + int(self._connections.run(scripts.RECOVER, both, [start])[0])
+
+    def depth(self, queues: Sequence[str]) -> dict[str, Depth]:
+        keys = self._keys
+        per_queue = len(keys.receive_order)
+        arguments: Arguments = [keys.held, keys.delayed, per_queue]
+        for queue in queues:
+            arguments += [queue, *keys.lists(queue)]
+        (rows,) = self._connections.run(scripts.DEPTH, [keys.queues, keys.leases], [arguments])
+        return {
+            text(name): Depth(ready, delayed, held, _oldest(envelopes))
+            for name, ready, delayed, held, envelopes in rows
+        }
+
+    def queues(self) -> Sequence[str]:
+        return sorted(text(each) for each in self._connections.call("HKEYS", self._keys.queues))
+
+    def purge(self, queues: Sequence[str]) -> int:
+        lists = [key for queue in queues for key in self._keys.lists(queue)]
+        pairs = [each for key in lists for each in (key, self._keys.delayed + key)]
+        (count,) = self._connections.run(scripts.PURGE, pairs, [()])
+        return int(count)
+
+    def close(self) -> None:
+        self._connections.close()
+
+    def _batches(self, messages: Sequence[Message]) -> Iterator[tuple[int, Arguments]]:
+        """Yield the arguments of each call and the number of its first message."""
+        first, size = 0, 0
+        arguments: Arguments = [*self._packer.start]
+        for number, message in enumerate(messages):
+            packed = self._packer.message(message)
+            if number - first == MOST_MESSAGES or (size and size + len(packed[4]) > MOST_BYTES):
+                yield first, arguments
+                first, size = number, 0
+                arguments = [*self._packer.start]
+            arguments += packed
+            size += len(packed[4])
+        yield first, arguments
+
+    def _member(self, binding: Binding, exchanges: Mapping[str, str]) -> str:
+        """Return a binding as kombu keeps it; its clients route by the regular expression."""
+        topic = exchanges.get(binding.exchange) == "topic"
+        pattern = _regular_expression(binding.routing_key) if topic else ""
+        return self._keys.separator.join((binding.routing_key, pattern, binding.queue))
+
+    def _tags(self, consumer_id: str, task_ids: Collection[str]) -> list[bytes]:
+        """Return the tags of those messages that a consumer holds."""
+        held = self._connections.call("HGETALL", self._keys.held + consumer_id)
+        return [tag for tag, envelope in held.items() if unpack(envelope)[0].id in task_ids]
+
+
+def _delay_of(arguments: Arguments, number: int) -> Word:
+    return arguments[4 + 5 * number + 3]
+
+
+def _exchanges(topology: Topology) -> Iterable[Exchange]:
+    named = chain(topology.exchanges, (each.exchange for each in topology.queues))
+    return (each for each in named if each.name)
+
+
+def _bindings(topology: Topology) -> Iterable[Binding]:
+    first = (
+        Binding(each.exchange.name, each.name, each.routing_key)
+        for each in topology.queues
+        if each.exchange.name
+    )
+    return chain(first, topology.bindings)
+
+
+def _properties(queue: Queue) -> str:
+    """Return what may not differ when a queue is declared again."""
+    kept: dict[str, Any] = {
+        "durable": queue.durable,
+        "exclusive": queue.exclusive,
+        "auto_delete": queue.auto_delete,
+        "expires": queue.expires,
+        "message_ttl": queue.message_ttl,
+        "max_length": queue.max_length,
+        "max_priority": queue.max_priority,
+        "arguments": dict(queue.queue_arguments),
+    }
+    defaults = {"durable": True, "exclusive": False, "auto_delete": False, "arguments": {}}
+    changed = {name: value for name, value in kept.items() if value != defaults.get(name)}
+    return json.dumps(changed, sort_keys=True, default=repr)
+
+
+def _regular_expression(pattern: str) -> str:
+    wild = {"*": r"[^\.]+", "#": ".*?"}
+    words = (wild.get(word, re.escape(word)) for word in pattern.split("."))
+    return "^" + r"\.".join(words) + "$"
+
+
+def _oldest(envelopes: Sequence[bytes]) -> float | None:
+    sent = [unpack(each)[0].sent_at for each in envelopes]
+    return min((at for at in sent if at), default=None)

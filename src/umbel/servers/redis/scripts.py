@@ -1,0 +1,567 @@
+"""What is done on the server in one step: Lua scripts, and the pieces they share.
+
+Rules that every script keeps:
+
+- A script that errors midway keeps what it wrote. So types and targets are checked before the first
+  write, and the first write of receiving and committing frees memory (RPOP, HDEL): a server that is
+  out of memory refuses a script's first write if it needs room, but none after it.
+- An envelope or result is never decoded, only moved: Lua's JSON would turn [] into {} and round
+  large integers.
+- Times are microseconds of the server's clock; doubles hold them exactly until the year 2255.
+- Keys that depend on data (the queue a topic leads to) are built here from the beginnings that are
+  passed in, so nothing but ``keys.py`` knows names. With a ``global_keyprefix`` of the form "{tag}"
+  all of them are in one slot of a cluster.
+
+A *message* is five arguments: exchange, routing key, end of the list's key (its bucket), delay in
+microseconds ("0" = none), envelope; or, with "refused" as its delay, why it cannot be stored. A
+*result* is four: task id, milliseconds to keep it ("" = for ever), "1" if it is final, meta.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from umbel.servers.redis.connection import Script
+
+#: Server time in microseconds.
+_CLOCK: Final = """
+local function now_us()
+  local now = redis.call('TIME')
+  return now[1] * 1000000 + now[2]
+end
+"""
+
+#: Routing and storing of messages. Begins the argument and key tables of its scripts:
+#:   KEYS  1 exchanges   2 queues
+#:   ARGV  1 key prefix   2 separator   3 beginning of bindings   4 beginning of delayed
+_MESSAGES: Final = """
+local EXCHANGES, QUEUES = KEYS[1], KEYS[2]
+local PREFIX, SEPARATOR, BINDINGS, DELAYED = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+
+local function words(text)
+  local list = {}
+  for word in string.gmatch(text .. '.', '([^.]*)%.') do list[#list + 1] = word end
+  return list
+end
+
+-- The same steps as umbel.topology.topic_matches: ends[i] = the pattern so far can end at word i.
+local function topic_matches(pattern, key)
+  local keys = words(key)
+  local ends = {[0] = true}
+  for _, part in ipairs(words(pattern)) do
+    local stepped = {}
+    if part == '#' then
+      local open = false
+      for i = 0, #keys do open = open or ends[i]; stepped[i] = open end
+    else
+      for i = 1, #keys do stepped[i] = ends[i - 1] and (part == '*' or part == keys[i]) end
+    end
+    ends = stepped
+  end
+  return ends[#keys]
+end
+
+-- Queues of a fanout exchange that are not ours get messages by its channel, not by a list.
+local function takes(kind, bound, queue, key)
+  if kind == 'fanout' then return redis.call('HEXISTS', QUEUES, queue) == 1 end
+  if kind == 'topic' then return topic_matches(bound, key) end
+  return bound == key
+end
+
+local function bound_queues(exchange, key)
+  local kind = redis.call('HGET', EXCHANGES, exchange) or 'direct'
+  local found, seen = {}, {}
+  for _, member in ipairs(redis.call('SMEMBERS', BINDINGS .. exchange)) do
+    local first = string.find(member, SEPARATOR, 1, true)
+    local second = first and string.find(member, SEPARATOR, first + #SEPARATOR, true)
+    if second then
+      local queue = string.sub(member, second + #SEPARATOR)
+      if not seen[queue] and takes(kind, string.sub(member, 1, first - 1), queue, key) then
+        seen[queue] = true
+        found[#found + 1] = queue
+      end
+    end
+  end
+  return found
+end
+
+local function is_free_for(key, kind)
+  local found = redis.call('TYPE', key).ok
+  return found == kind or found == 'none'
+end
+
+-- Memory of one run: exchange and key and bucket -> lists, or nil and why there are none.
+local resolved, refusals = {}, {}
+local function lists_for(exchange, key, suffix)
+  local route = exchange .. '\\0' .. key .. '\\0' .. suffix
+  if resolved[route] == nil then
+    local lists, problem = {}, nil
+    if exchange ~= '' then
+      for _, queue in ipairs(bound_queues(exchange, key)) do
+        lists[#lists + 1] = PREFIX .. queue .. suffix
+      end
+      if #lists == 0 then
+        problem = 'no queue is bound to exchange ' .. exchange .. ' for key ' .. key
+      end
+    elseif redis.call('HEXISTS', QUEUES, key) == 1 then
+      lists[1] = PREFIX .. key .. suffix
+    else
+      problem = 'there is no queue ' .. key
+    end
+    for _, list in ipairs(lists) do
+      if not is_free_for(list, 'list') then problem = 'the key ' .. list .. ' holds no queue' end
+    end
+    resolved[route], refusals[route] = lists, problem
+  end
+  return resolved[route], refusals[route]
+end
+
+-- The lists for the message whose arguments begin at i, or nil and why it cannot be stored.
+local function destination(i)
+  if ARGV[i + 3] == 'refused' then return nil, ARGV[i + 4] end
+  return lists_for(ARGV[i], ARGV[i + 1], ARGV[i + 2])
+end
+
+-- Messages of one batch that are due together keep their order: each is due a microsecond later.
+local now, stored = nil, 0
+local function store(lists, delay, envelope)
+  if delay == '0' then
+    for _, list in ipairs(lists) do redis.call('LPUSH', list, envelope) end
+    return
+  end
+  now = now or now_us()
+  stored = stored + 1
+  for _, list in ipairs(lists) do
+    redis.call('ZADD', DELAYED .. list, now + delay + stored, envelope)
+  end
+end
+"""
+
+#: Giving back what a consumer holds. Needs KEYS and beginnings under these names:
+#:   MARKS, LEASES, HELD (beginning), CONSUMER (beginning)
+_HOLDS: Final = """
+-- Seconds after the last mark until all are forgotten: of messages that Celery's workers finished.
+local MARKS_TTL = 30 * 86400
+
+local function mark(envelope, crash, loss, suspect, verdict)
+  local id = redis.sha1hex(envelope)
+  local old = redis.call('HGET', MARKS, id) or '0 0 0 '
+  local crashes, losses, doubt, why = string.match(old, '^(%d+) (%d+) (%d) (.*)$')
+  if suspect then doubt = 1 end
+  if verdict ~= '' then why = verdict end
+  local text = (crashes + crash) .. ' ' .. (losses + loss) .. ' ' .. doubt .. ' ' .. why
+  redis.call('HSET', MARKS, id, text)
+  redis.call('EXPIRE', MARKS, MARKS_TTL)
+end
+
+-- End a consumer; what it holds goes to the front of its lists in the order it came.
+-- judge(tag, envelope) marks a message; nil = all go back free.
+local function release(id, judge)
+  local fields = redis.call('HGETALL', HELD .. id)
+  local tags = {}
+  for i = 1, #fields, 2 do
+    local number, list = string.match(fields[i], '^(%d+):(.*)$')
+    tags[#tags + 1] = {tonumber(number), list, fields[i], fields[i + 1]}
+  end
+  table.sort(tags, function(a, b) return a[1] > b[1] end)
+  for _, each in ipairs(tags) do
+    redis.call('RPUSH', each[2], each[4])
+    if judge then judge(each[3], each[4]) end
+  end
+  redis.call('DEL', HELD .. id, CONSUMER .. id)
+  redis.call('ZREM', LEASES, id)
+  return #tags
+end
+"""
+
+#: Storing results. Needs RESULTS and SUCCESSES, beginnings of keys.
+_RESULTS: Final = """
+-- A success says so in its first bytes, as Celery writes them; one in another serializer, or
+-- compressed, is known by a mark beside it.
+local function says_success(meta)
+  return string.find(meta, '^{"status": ?"SUCCESS"') ~= nil
+end
+
+local function keep(key, ttl, value)
+  if ttl == '' then redis.call('SET', key, value) else redis.call('SET', key, value, 'PX', ttl) end
+end
+
+local function put(id, ttl, final, meta)
+  local key = RESULTS .. id
+  local old = redis.pcall('GET', key)
+  if type(old) == 'string' then
+    if says_success(old) or redis.call('EXISTS', SUCCESSES .. id) == 1 then return end
+  end
+  keep(key, ttl, meta)
+  if final == '1' and not says_success(meta) then keep(SUCCESSES .. id, ttl, '1') end
+  redis.call('PUBLISH', key, meta)
+end
+"""
+
+#: Make exchanges, queues and bindings exist; all or, on a conflict, nothing.
+#:   KEYS  1 exchanges   2 queues
+#:   ARGV  1 beginning of bindings   2 beginning of permanent bindings   3 count of exchanges
+#:         4 count of queues, then for each exchange name, type; for each queue name, properties;
+#:         then for each binding exchange, member, "1" if its queue never expires
+#:   ->    name of what exists with other properties and those, or {}
+DECLARE: Final = Script.of(
+    """
+local bindings, permanent = ARGV[1], ARGV[2]
+local exchanges, queues = tonumber(ARGV[3]), tonumber(ARGV[4])
+local middle = 5 + 2 * exchanges
+local last = middle + 2 * queues
+for i = 5, last - 1, 2 do
+  local old = redis.call('HGET', i < middle and KEYS[1] or KEYS[2], ARGV[i])
+  if old and old ~= ARGV[i + 1] then return {ARGV[i], old, ARGV[i + 1]} end
+end
+for i = 5, last - 1, 2 do
+  redis.call('HSET', i < middle and KEYS[1] or KEYS[2], ARGV[i], ARGV[i + 1])
+end
+for i = last, #ARGV, 3 do
+  redis.call('SADD', bindings .. ARGV[i], ARGV[i + 1])
+  if ARGV[i + 2] == '1' then redis.call('SADD', permanent .. ARGV[i], ARGV[i + 1]) end
+end
+return {}
+"""
+)
+
+#: Store messages, in order.
+#:   KEYS  1 exchanges   2 queues
+#:   ARGV  1 key prefix   2 separator   3 beginning of bindings   4 beginning of delayed,
+#:         then the messages
+#:   ->    for each message refused its number (from 0) and why
+PUBLISH: Final = Script.of(
+    _CLOCK,
+    _MESSAGES,
+    """
+local refused = {}
+for i = 5, #ARGV, 5 do
+  local lists, problem = destination(i)
+  if problem then
+    refused[#refused + 1] = (i - 5) / 5
+    refused[#refused + 1] = problem
+  else
+    store(lists, ARGV[i + 3], ARGV[i + 4])
+  end
+end
+return refused
+""",
+)
+
+#: Give a consumer messages: what is due moves from the delayed ones to its list, then messages move
+#: from lists to the hold. When there are none, every key is read once more, so that CLIENT TRACKING
+#: tells the connection of the next change to any of them.
+#:   KEYS  1 consumer   2 held   3 leases   4 marks   5 revision,
+#:         then pairs of a list and its delayed messages, first to be received first
+#:   ARGV  1 consumer id   2 number of the last message it knows of   3 limit   4 lease
+#:         5 bytes after which to stop
+#:   ->    1 number of the last message given   2 microseconds until the next is due (-1 = none)
+#:         3 revision   4 tags and envelopes in turn   5 numbers from 1 and marks in turn
+#: A number that differs from the server's means that a reply was lost: what it gave is given again.
+RESERVE: Final = Script.of(
+    _CLOCK,
+    """
+local CHUNK = 50
+local now = now_us()
+local given, marks = {}, {}
+local any_marks = redis.call('EXISTS', KEYS[4]) == 1
+
+local function give(tag, envelope)
+  given[#given + 1] = tag
+  given[#given + 1] = envelope
+  local mark = any_marks and redis.call('HGET', KEYS[4], redis.sha1hex(envelope))
+  if mark then
+    marks[#marks + 1] = #given / 2
+    marks[#marks + 1] = mark
+  end
+end
+
+local function answer(number, wait)
+  return {tonumber(number), wait, tonumber(redis.call('GET', KEYS[5]) or 0), given, marks}
+end
+
+local number = redis.call('HGET', KEYS[1], 'number')
+if number and number ~= ARGV[2] then
+  local fields, lost = redis.call('HGETALL', KEYS[2]), {}
+  for i = 1, #fields, 2 do
+    local at = tonumber(string.match(fields[i], '^%d+'))
+    if at > tonumber(ARGV[2]) then lost[#lost + 1] = {at, fields[i], fields[i + 1]} end
+  end
+  table.sort(lost, function(a, b) return a[1] < b[1] end)
+  for _, each in ipairs(lost) do give(each[2], each[3]) end
+  return answer(number, -1)
+end
+
+local function promote(list, delayed, most)
+  local due = redis.call('ZRANGE', delayed, '-inf', now, 'BYSCORE', 'LIMIT', 0, most)
+  if #due == 0 then return end
+  redis.call('ZREM', delayed, unpack(due))
+  for i = #due, 1, -1 do redis.call('RPUSH', list, due[i]) end
+end
+
+local last, wanted, room = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[5])
+local problem
+for i = 6, #KEYS, 2 do
+  while wanted > 0 and room > 0 do
+    local most = math.min(wanted, CHUNK)
+    promote(KEYS[i], KEYS[i + 1], most)
+    local taken = redis.pcall('RPOP', KEYS[i], most)
+    if not taken then break end
+    if taken.err then problem = taken.err .. ' (key ' .. KEYS[i] .. ')'; break end
+    local hold = {}
+    for _, envelope in ipairs(taken) do
+      last = last + 1
+      local tag = string.format('%.0f:', last) .. KEYS[i]
+      hold[#hold + 1] = tag
+      hold[#hold + 1] = envelope
+      give(tag, envelope)
+      room = room - #envelope
+    end
+    redis.call('HSET', KEYS[2], unpack(hold))
+    wanted = wanted - #taken
+  end
+end
+if #given > 0 or not number then
+  redis.call('HSET', KEYS[1], 'number', string.format('%.0f', last))
+end
+if not number then redis.call('ZADD', KEYS[3], now + ARGV[4], ARGV[1]) end
+if #given > 0 then return answer(last, 0) end
+if problem then return redis.error_reply(problem) end
+
+local wait = -1
+for i = 6, #KEYS, 2 do
+  redis.call('EXISTS', KEYS[i])
+  local first = redis.call('ZRANGE', KEYS[i + 1], 0, 0, 'WITHSCORES')
+  if first[2] then
+    local left = math.max(0, first[2] - now)
+    if wait < 0 or left < wait then wait = left end
+  end
+end
+return answer(last, wait)
+""",
+)
+
+#: Return messages that were never started to the front of their lists. The last one first.
+#:   KEYS  1 held
+#:   ARGV  tags
+#:   ->    how many were still held
+GIVE_BACK: Final = Script.of(
+    """
+local count = 0
+for _, tag in ipairs(ARGV) do
+  local envelope = redis.call('HGET', KEYS[1], tag)
+  if envelope then
+    redis.call('HDEL', KEYS[1], tag)
+    redis.call('RPUSH', string.match(tag, '^%d+:(.*)$'), envelope)
+    count = count + 1
+  end
+end
+return count
+"""
+)
+
+#: Extend leases.
+#:   KEYS  1 leases
+#:   ARGV  1 lease, then consumer ids
+#:   ->    the ids that have none
+RENEW: Final = Script.of(
+    _CLOCK,
+    """
+local ends = now_us() + ARGV[1]
+local lost = {}
+for i = 2, #ARGV do
+  if redis.call('ZSCORE', KEYS[1], ARGV[i]) then
+    redis.call('ZADD', KEYS[1], 'XX', ends, ARGV[i])
+  else
+    lost[#lost + 1] = ARGV[i]
+  end
+end
+return lost
+""",
+)
+
+_CONSUMERS: Final = """
+local LEASES, MARKS = KEYS[1], KEYS[2]
+local HELD, CONSUMER = ARGV[1], ARGV[2]
+"""
+
+#: End a consumer whose process ended it or is known to have died.
+#:   KEYS  1 leases   2 marks
+#:   ARGV  1 beginning of held   2 beginning of consumer   3 consumer id   4 verdict,
+#:         then the tags of what was running
+#:   ->    how many messages went back
+END_CONSUMER: Final = Script.of(
+    _CONSUMERS,
+    _HOLDS,
+    """
+local running = {}
+for i = 5, #ARGV do running[ARGV[i]] = true end
+local alone = #ARGV == 5
+local verdict = ARGV[4]
+return release(ARGV[3], function(tag, envelope)
+  if not running[tag] then return end
+  if verdict ~= '' then
+    mark(envelope, 0, 0, false, verdict)
+  else
+    mark(envelope, alone and 1 or 0, 0, not alone, '')
+  end
+end)
+""",
+)
+
+#: End every consumer whose lease has ended; each message it held counts a loss.
+#:   KEYS  1 leases   2 marks
+#:   ARGV  1 beginning of held   2 beginning of consumer
+#:   ->    how many messages went back
+RECOVER: Final = Script.of(
+    _CLOCK,
+    _CONSUMERS,
+    _HOLDS,
+    """
+local count = 0
+for _, id in ipairs(redis.call('ZRANGE', LEASES, '-inf', now_us(), 'BYSCORE')) do
+  count = count + release(id, function(tag, envelope) mark(envelope, 0, 1, false, '') end)
+end
+return count
+""",
+)
+
+#: Perform effects.
+#:   KEYS  1 exchanges   2 queues   3 marks   4 dead
+#:   ARGV  1 key prefix   2 separator   3 beginning of bindings   4 beginning of delayed
+#:         5 beginning of results   6 beginning of successes, then for each effect
+#:         held key ("" = nothing is held), tag, ending, reason, "1" if it has a mark, crashes,
+#:         count of results, count of messages, the results, the messages
+#:   ->    1 numbers (from 0) of effects whose delivery was not held   2 numbers of effects without
+#:         a delivery that were refused, and why, in turn
+COMMIT: Final = Script.of(
+    _CLOCK,
+    _MESSAGES,
+    """
+local MARKS, DEAD = KEYS[3], KEYS[4]
+local RESULTS, SUCCESSES = ARGV[5], ARGV[6]
+""",
+    _RESULTS,
+    """
+-- Why the messages from here on cannot all be stored; nil = they can.
+local function refusal(first, last)
+  for i = first, last, 5 do
+    local _, problem = destination(i)
+    if problem then return problem end
+  end
+end
+
+-- The fence. True or, if what follows needs it, the envelope; false = it is not ours.
+local function end_hold(held, tag, ending, marked)
+  if ending == 'keep' then return redis.call('HEXISTS', held, tag) == 1 end
+  if ending == 'ack' and not marked then return redis.call('HDEL', held, tag) == 1 end
+  local envelope = redis.call('HGET', held, tag)
+  if envelope then
+    redis.call('HDEL', held, tag)
+    if marked and ending ~= 'requeue' then redis.call('HDEL', MARKS, redis.sha1hex(envelope)) end
+  end
+  return envelope
+end
+
+local function finish(tag, ending, reason, crashes, envelope)
+  local list = string.match(tag, '^%d+:(.*)$')
+  if ending == 'requeue' then
+    redis.call('LPUSH', list, envelope)
+  elseif ending == 'dead' then
+    redis.call('XADD', DEAD, '*', 'envelope', envelope, 'list', list, 'reason', reason,
+      'crashes', crashes)
+  end
+end
+
+local stale, refused = {}, {}
+local i, number = 7, 0
+while i <= #ARGV do
+  local held, tag, ending, reason = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
+  local marked, crashes = ARGV[i + 4] == '1', ARGV[i + 5]
+  local results = i + 8
+  local messages = results + 4 * ARGV[i + 6]
+  local after = messages + 5 * ARGV[i + 7]
+  local problem = refusal(messages, after - 1)
+  if problem then ending, reason = 'dead', problem end
+  local ours = true
+  if held ~= '' then ours = end_hold(held, tag, ending, marked) end
+  if not ours then
+    stale[#stale + 1] = number
+  elseif problem and held == '' then
+    refused[#refused + 1] = number
+    refused[#refused + 1] = problem
+  elseif not problem then
+    for r = results, messages - 1, 4 do put(ARGV[r], ARGV[r + 1], ARGV[r + 2], ARGV[r + 3]) end
+    for m = messages, after - 1, 5 do
+      store(destination(m), ARGV[m + 3], ARGV[m + 4])
+    end
+  end
+  if ours and held ~= '' then finish(tag, ending, reason, crashes, ours) end
+  i, number = after, number + 1
+end
+return {stale, refused}
+""",
+)
+
+#: Store results.
+#:   KEYS  none that are fixed
+#:   ARGV  1 beginning of results   2 beginning of successes, then the results
+#:   ->    nothing
+PUT: Final = Script.of(
+    "local RESULTS, SUCCESSES = ARGV[1], ARGV[2]",
+    _RESULTS,
+    """
+for i = 3, #ARGV, 4 do put(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]) end
+""",
+)
+
+#: Count the messages of queues.
+#:   KEYS  1 queues   2 leases
+#:   ARGV  1 beginning of held   2 beginning of delayed   3 count of lists per queue, then for each
+#:         queue its name and its lists
+#:   ->    for each queue that exists its name, ready, delayed, held, and the last element of each
+#:         list that has one
+DEPTH: Final = Script.of(
+    _CLOCK,
+    """
+local now = now_us()
+local held = {}
+for _, id in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
+  for _, tag in ipairs(redis.call('HKEYS', ARGV[1] .. id)) do
+    local list = string.match(tag, '^%d+:(.*)$')
+    held[list] = (held[list] or 0) + 1
+  end
+end
+local per_queue, depths = tonumber(ARGV[3]), {}
+for i = 4, #ARGV, per_queue + 1 do
+  local ready, delayed, holds, oldest, found = 0, 0, 0, {}, false
+  for j = i + 1, i + per_queue do
+    local list = ARGV[j]
+    found = found or redis.call('EXISTS', list, ARGV[2] .. list) > 0
+    local due = redis.call('ZCOUNT', ARGV[2] .. list, '-inf', now)
+    ready = ready + redis.call('LLEN', list) + due
+    delayed = delayed + redis.call('ZCARD', ARGV[2] .. list) - due
+    holds = holds + (held[list] or 0)
+    oldest[#oldest + 1] = redis.call('LINDEX', list, -1) or nil
+  end
+  if found or holds > 0 or redis.call('HEXISTS', KEYS[1], ARGV[i]) == 1 then
+    depths[#depths + 1] = {ARGV[i], ready, delayed, holds, oldest}
+  end
+end
+return depths
+""",
+)
+
+#: Delete what waits.
+#:   KEYS  pairs of a list and its delayed messages
+#:   ->    how many messages were deleted
+PURGE: Final = Script.of(
+    """
+local count = 0
+for i = 1, #KEYS, 2 do
+  count = count + redis.call('LLEN', KEYS[i]) + redis.call('ZCARD', KEYS[i + 1])
+  redis.call('DEL', KEYS[i], KEYS[i + 1])
+end
+return count
+"""
+)
