@@ -94,7 +94,7 @@ class Node:
             slot.clear()
 
     def _renew(self) -> None:
-        living = self._plan.board.in_state(SlotState.STARTING, SlotState.READY, SlotState.STOPPING)
+        living = self._plan.board.in_state(SlotState.READY, SlotState.STOPPING)
         consumers = [slot.consumer_id for slot in living if slot.consumer_id]
         if consumers:
             lost = self._transport.renew(consumers, lease=self._plan.lease)
