@@ -1,0 +1,52 @@
+"""One module for each system: how to call it. They run in the system's own environment.
+
+Each offers what `Calls` says, and an application object that the system's worker is started with.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+#: The queue's file, how often it is synchronised, worker processes; set by the harness.
+FILE, SYNCHRONOUS, CONCURRENCY = "BENCH_FILE", "BENCH_SYNCHRONOUS", "BENCH_CONCURRENCY"
+#: "1" if the coroutine task is wanted.
+COROUTINES = "BENCH_COROUTINES"
+
+
+class Calls(Protocol):
+    """What a module here offers to the client."""
+
+    def sender(self, task: str, /) -> Callable[..., Any]:
+        """Return what users call to send one call; it returns a handle."""
+        ...
+
+    def send_many(self, task: str, calls: Sequence[tuple[Any, ...]], /) -> list[Any]:
+        """Send many calls as the system does it best; return some of the handles, the last too."""
+        ...
+
+    def wait(self, handle: Any, timeout: float, /) -> Any:
+        """Return the result of a call; raise if there is none in time."""
+        ...
+
+
+def file() -> Path:
+    """Return the path of the queue's file."""
+    return Path(os.environ[FILE])
+
+
+def synchronous() -> str:
+    """Return NORMAL, FULL or OFF."""
+    return os.environ.get(SYNCHRONOUS, "NORMAL")
+
+
+def concurrency() -> int:
+    """Return how many worker processes to run."""
+    return int(os.environ.get(CONCURRENCY, "2"))
+
+
+def coroutines() -> bool:
+    """Tell whether to register the coroutine task."""
+    return os.environ.get(COROUTINES) == "1"

@@ -1,0 +1,157 @@
+"""Tables for the terminal and for RESULTS.md, which keeps one section a commit.
+
+A section is headed by the commit; below it stands one part a case. Measuring a case again at the
+same commit replaces its part, and nothing else.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+import os
+import platform
+import sqlite3
+import subprocess
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from bench.figures import OURS, Metric, Rounds, Target, median
+from bench.processes import ROOT
+from bench.systems import SYSTEMS, System
+
+RESULTS = Path(__file__).parent / "RESULTS.md"
+HEAD = """# Results of `make bench`
+
+Medians of interleaved rounds, (least-most) in brackets. The machine is noisy and differs from
+section to section: compare what stands in one table. A column "umbel ÷" is the median of the
+rounds' ratios.
+
+Who is measured, and what it promises: when a task is acknowledged (*late*: after it ran), and how
+SQLite's file is synchronised (`OFF`, `NORMAL`: what was stored survives the death of every process;
+`FULL`: also a power cut, for an fsync a commit). All use a write-ahead log, store results, and lie
+on the same disk.
+
+"""
+
+
+def table(rounds: Rounds) -> str:
+    """Return a case's table, its targets and its failures."""
+    case = rounds.case
+    rows = [_headings(case.metrics)]
+    rows += [_row(rounds, name) for name in case.systems if any(rounds.values.get(name, []))]
+    parts = [case.method, _grid(rows)]
+    judged = [_verdict(rounds, target) for target in case.targets if OURS in rounds.values]
+    parts.append("\n".join(judged))
+    parts += [f"{name} failed: {reason}" for name, reason in rounds.failures.items()]
+    return "\n\n".join(part for part in parts if part)
+
+
+def record(results: Sequence[Rounds], note: str) -> None:
+    """Write the tables into RESULTS.md, under this commit."""
+    text = RESULTS.read_text() if RESULTS.exists() else ""
+    sections = dict(_split(text, "## "))
+    parts = dict(_split(sections.pop(commit(), ""), "### "))
+    facts = parts.pop("", "") if not results else f"{facts_of_run(results)} {note}".strip() + "\n"
+    for rounds in results:
+        parts[rounds.case.title] = f"\n{table(rounds)}\n"
+    body = (
+        "\n" + facts + "".join(f"\n### {title}\n{part.rstrip()}\n" for title, part in parts.items())
+    )
+    older = {title: section for title, section in sections.items() if title}
+    sections = {commit(): body, **older}
+    RESULTS.write_text(
+        HEAD
+        + _promises()
+        + "".join(f"\n## {title}\n{section.rstrip()}\n" for title, section in sections.items())
+    )
+
+
+def commit() -> str:
+    """Return what names the code that was measured."""
+    sha = _git("rev-parse", "--short=9", "HEAD")
+    changed = "+ (with changes)" if _git("status", "--porcelain", "--", "src", "bench/*.py") else ""
+    return f"{sha}{changed}"
+
+
+def facts_of_run(results: Sequence[Rounds]) -> str:
+    """Return where, when and how the run was made."""
+    count = max(len(values) for rounds in results for values in rounds.values.values())
+    today = dt.datetime.now(tz=dt.UTC).date()
+    return (
+        f"{today}, {os.cpu_count()} cores, {platform.system()}, "
+        f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, "
+        f"up to {count} rounds."
+    )
+
+
+def _headings(metrics: Sequence[Metric]) -> list[str]:
+    cells = [""]
+    for metric in metrics:
+        cells += [metric.heading, "umbel ÷"] if metric.compared else [metric.heading]
+    return cells
+
+
+def _row(rounds: Rounds, name: str) -> list[str]:
+    cells = [name]
+    for metric in rounds.case.metrics:
+        cells.append(_cell(rounds.of(name, metric.key), metric.decimals))
+        if metric.compared:
+            ratio = rounds.ratio(metric.key, OURS, name)
+            cells.append("" if math.isnan(ratio) or name == OURS else f"{ratio:.2f}")
+    return cells
+
+
+def _cell(values: Sequence[float], decimals: int) -> str:
+    if not values:
+        return ""
+    middle, least, most = (f"{v:,.{decimals}f}" for v in (median(values), min(values), max(values)))
+    return middle if least == most else f"{middle} ({least}-{most})"
+
+
+def _verdict(rounds: Rounds, target: Target) -> str:
+    value, reached = rounds.judge(target)
+    headings = {metric.key: metric.heading for metric in rounds.case.metrics}
+    what = f"{target.system}: {headings[target.metric]}"
+    if target.of or target.of_metric:
+        what += f" ÷ {target.of or headings[target.of_metric]}"
+    bound = f"≥ {target.least:,g}" if target.least > -math.inf else f"≤ {target.most:,g}"
+    return f"- {'reached' if reached else '**missed**'}: {what} = {value:,.4g}, wanted {bound}"
+
+
+def _grid(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+        for row in rows
+    ]
+    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def _promises() -> str:
+    rows = [["", "version", "promise"]]
+    rows += [[system.name, _version(system), system.promise] for system in SYSTEMS]
+    return _grid(rows) + "\n"
+
+
+def _version(system: System) -> str:
+    if not system.package:
+        return f"sqlite3 {sqlite3.sqlite_version}"
+    return system.version or version(system.package)
+
+
+def _split(text: str, mark: str) -> list[tuple[str, str]]:
+    """Split a text at its headings; what stands before the first has none."""
+    found: list[tuple[str, str]] = []
+    for index, part in enumerate(f"\n{text}".split(f"\n{mark}")):
+        title, _, rest = part.partition("\n")
+        found.append((title, rest) if index else ("", part))
+    return found
+
+
+def _git(*args: str) -> str:
+    done = subprocess.run(
+        ["git", *args], cwd=ROOT, capture_output=True, text=True, check=False, timeout=30.0
+    )
+    return done.stdout.strip() or ("no commit" if done.returncode else "")

@@ -1,0 +1,154 @@
+"""Who is measured: how it is installed and started, and what it promises.
+
+A system on a server of its own (Redis, RabbitMQ) is another row: its ``environment`` names the
+server, its module in apps/ reads it.
+"""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass, field
+
+#: Stands in ``worker`` for the number of worker processes.
+PROCESSES = "{processes}"
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """One row of the tables."""
+
+    name: str
+    #: Module in apps/, or wherever what `Calls` says is found.
+    module: str
+    #: What its worker is started with, after ``python``.
+    worker: tuple[str, ...]
+    #: Trivial tasks that two workers run in a second, roughly: sizes its share of the work.
+    pace: float
+    #: When a task is acknowledged, and what is on the disk when ``delay()`` returns.
+    promise: str
+    #: Its distribution, imported under the same name; the bare loop has none.
+    package: str = ""
+    #: The version that gets an environment of its own; nothing = it runs in the project's.
+    version: str = ""
+    environment: dict[str, str] = field(default_factory=dict[str, str])
+    stop: signal.Signals = signal.SIGTERM
+    #: Whether it has a call that sends many in one transaction.
+    sends_many: bool = True
+    #: Whether it runs tasks; the barest loop only moves bytes.
+    runs: bool = True
+    #: Whether it runs ``async def`` tasks.
+    coroutines: bool = False
+
+    @property
+    def requirement(self) -> str:
+        """What pip installs; nothing for the project's own environment."""
+        return f"{self.package}=={self.version}" if self.version else ""
+
+
+BARE = ("-m", "bench.bare_sqlite", PROCESSES)
+UMBEL = ("-m", "umbel", "worker", "-A", "bench.apps.umbel_app", "-c", PROCESSES, "-l", "warning")
+HUEY = (
+    *("-m", "huey.bin.huey_consumer", "bench.apps.huey_app.huey", "-q"),
+    *("-k", "process", "-w", PROCESSES, "-d", "0.01", "-m", "0.05", "-n"),
+)
+POTATOQ = (
+    *("-m", "potatoq", "-A", "bench.apps.potatoq_app", "worker", "-l", "WARNING"),
+    *("-c", PROCESSES, "--max-tasks-per-child", "1000000000"),
+)
+FLEXIQ = ("-m", "flexiq.cli", "worker", "--app", "bench.apps.flexiq_app:queue", "--pool", "prefork")
+
+SYSTEMS = (
+    System(
+        "umbel",
+        "bench.apps.umbel_app",
+        UMBEL,
+        pace=20_000,
+        promise="late, leases, fenced; NORMAL: survives the death of every process",
+        package="umbel",
+        coroutines=True,
+    ),
+    System(
+        "umbel FULL",
+        "bench.apps.umbel_app",
+        UMBEL,
+        pace=10_000,
+        promise="the same; FULL: each commit is fsynced, survives a power cut",
+        package="umbel",
+        environment={"BENCH_SYNCHRONOUS": "FULL"},
+        coroutines=True,
+    ),
+    System(
+        "bare",
+        "bench.bare_sqlite",
+        BARE,
+        pace=50_000,
+        promise="late; no results, no call, no recovery; NORMAL",
+        runs=False,
+    ),
+    System(
+        "bare FULL",
+        "bench.bare_sqlite",
+        BARE,
+        pace=40_000,
+        promise="late; no results, no call, no recovery; FULL",
+        environment={"BENCH_SYNCHRONOUS": "FULL"},
+        runs=False,
+    ),
+    System(
+        "bare, results",
+        "bench.bare_sqlite",
+        BARE,
+        pace=30_000,
+        promise="late, result and end in one commit; no recovery; NORMAL",
+        environment={"BENCH_CALL": "1"},
+    ),
+    System(
+        "huey, no fsync",
+        "bench.apps.huey_app",
+        HUEY,
+        pace=8_000,
+        promise="at most once (deleted, then run); OFF: survives the death of its processes",
+        package="huey",
+        version="3.5.4",
+        environment={"BENCH_SYNCHRONOUS": "OFF"},
+        stop=signal.SIGINT,
+        sends_many=False,
+    ),
+    System(
+        "huey, fsync",
+        "bench.apps.huey_app",
+        HUEY,
+        pace=1_500,
+        promise="at most once (deleted, then run); FULL: each commit is fsynced",
+        package="huey",
+        version="3.5.4",
+        environment={"BENCH_SYNCHRONOUS": "FULL"},
+        stop=signal.SIGINT,
+        sends_many=False,
+    ),
+    System(
+        "potatoq",
+        "bench.apps.potatoq_app",
+        POTATOQ,
+        pace=3_000,
+        promise="late, result and end in one commit; NORMAL",
+        package="potatoq",
+        version="26.1a8",
+        coroutines=True,
+    ),
+    System(
+        "flexiq",
+        "bench.apps.flexiq_app",
+        FLEXIQ,
+        pace=500,
+        promise="late, leases; NORMAL",
+        package="flexiq",
+        version="2.1.0",
+        coroutines=True,
+    ),
+)
+
+
+def named(names: tuple[str, ...]) -> list[System]:
+    """Return the systems of these names, in the order of the table."""
+    return [system for system in SYSTEMS if system.name in names]
