@@ -14,7 +14,6 @@ import ast
 import base64
 import contextlib
 import datetime as dt
-import decimal
 import functools
 import json
 import os
@@ -25,7 +24,6 @@ import sys
 import tempfile
 import threading
 import time
-import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -39,6 +37,7 @@ from celery.exceptions import Ignore, Reject
 from celery.schedules import schedule
 
 from tests import servers
+from tests.interop.values import ETA, NAIVE_ETA, ODD_ETA, SPECIAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -167,26 +166,6 @@ REQUEST_FIELDS = (
     *("called_directly", "argsrepr", "kwargsrepr", "lang", "properties", "children"),
 )
 
-SPECIAL = {
-    "datetime": dt.datetime(2030, 1, 2, 3, 4, 5, 678, tzinfo=dt.UTC),
-    "naive": dt.datetime(2030, 1, 2, 3, 4, 5),  # noqa: DTZ001 -- a case of its own on the wire
-    "date": dt.date(2030, 1, 2),
-    "time": dt.time(3, 4, 5),
-    "decimal": decimal.Decimal("1.50"),
-    "uuid": uuid.UUID(int=5),
-    "bytes": b"hi",
-    "base64": b"\xff\xfe",
-    "tuple": (1, 2),
-    "keys": {1: 2, None: 3, False: 4, 1.5: 5},
-    "text": "h\u00e9 \U0001f331 \ud800",
-    "big": 2**70,
-    "float": [1.5, 1e300, float("inf"), float("-inf")],
-    "nested": [[[{"a": [dt.date(2030, 1, 3)]}]]],
-}
-ETA = dt.datetime(2030, 1, 1, 12, tzinfo=dt.UTC)
-ODD_ETA = dt.datetime(2030, 1, 1, 12, tzinfo=dt.timezone(dt.timedelta(hours=2)))
-NAIVE_ETA = dt.datetime(2031, 1, 1, 12)  # noqa: DTZ001 -- a case of its own on the wire
-
 
 def _calls() -> dict[str, Callable[[str], Any]]:
     """Name -> a call; it gets the id to use. The tests know each by its name."""
@@ -252,7 +231,7 @@ def _old_calls() -> dict[str, Callable[[str], Any]]:
     old = Celery("old", broker=app.conf.broker_url, backend=app.conf.result_backend)
     old.conf.task_protocol = 1
     send = old.send_task
-    group_options = {"group_id": "g-1", "group_index": 3}
+    group_options: dict[str, Any] = {"group_id": "g-1", "group_index": 3}
     return {
         "plain": lambda i: send("tasks.add", (1, 2), task_id=i),
         "keywords": lambda i: send("tasks.add", (1,), {"y": 2}, task_id=i),
@@ -436,7 +415,7 @@ def _published(
 
 
 def _in_new_york(client: redis.Redis, monitor: Monitor) -> dict[str, str]:
-    there = Celery("there", broker=app.conf.broker_url, backend=app.conf.result_backend)
+    there: Any = Celery("there", broker=app.conf.broker_url, backend=app.conf.result_backend)
     there.conf.timezone = "America/New_York"
     send = lambda i: there.send_task("tasks.add", (1, 2), task_id=i, countdown=3600)  # noqa: E731
     return _published(client, monitor, send, IDS.format(600))[0]

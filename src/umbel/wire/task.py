@@ -558,7 +558,7 @@ def _signature(value: Any, name: str) -> Any:
     if not isinstance(value, dict) or not is_clean(value.get("task")):
         raise InvalidTaskError(f"{name}: expected a signature, got {_cut(value)}")
     for part, kind in (("args", (list, tuple)), ("kwargs", dict), ("options", dict)):
-        if not isinstance(value.get(part) or kind(), kind):  # type: ignore[operator]
+        if value.get(part) is not None and not isinstance(value[part], kind):
             raise InvalidTaskError(f"{name}: expected {part} of a signature, got {_cut(value)}")
     return value
 
