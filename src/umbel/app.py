@@ -10,37 +10,24 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
-from typing import (
-    Any,
-    Concatenate,
-    Literal,
-    ParamSpec,
-    Protocol,
-    Self,
-    TypeVar,
-    Unpack,
-    overload,
-)
+from typing import Any, Concatenate, Literal, ParamSpec, Protocol, Self, TypeVar, Unpack, overload
 
-from umbel import context, ids, servers
+from umbel import context, ids, registry, result
 from umbel.bridge import ResultBridge
-from umbel.bridge.process import call_after_fork
 from umbel.calling import BoundCall
 from umbel.canvas.primitives import maybe_signature
 from umbel.canvas.signature import Signature
 from umbel.config import Config, Snapshot
-from umbel.context import Servers, current_request
-from umbel.exceptions import AlreadyRegistered, ImproperlyConfigured, NotRegistered
+from umbel.exceptions import ImproperlyConfigured
 from umbel.message import Message
+from umbel.opened import Opened, Servers
 from umbel.options import CallOptions, check_names
 from umbel.publisher import ONCE, Publisher, RetryPolicy
-from umbel.result import AsyncResult, GroupResult
+from umbel.registry import AnyTask, TaskRegistry
 from umbel.routing import Router
-from umbel.servers.ordered import OrderedCommit, SettlingByCommit
 from umbel.signals import Signal, import_modules
 from umbel.task import AsyncTask, Task, TaskOptions, task_from_function
 from umbel.wire.task import Request
@@ -48,6 +35,9 @@ from umbel.wire.task import Request
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T", bound=Task[..., Any])
+
+#: Inside of Umbel, ``Task`` is its attribute.
+TaskOf = Task
 
 #: Names of tasks that are not here for which a BoundCall is kept.
 _MOST_FOREIGN_CALLS = 1000
@@ -73,34 +63,14 @@ class BindingDecorator(Protocol):
     def __call__(self, function: Callable[Concatenate[Any, P], R], /) -> Task[P, R]: ...
 
 
-class TaskRegistry(dict[str, Task[..., Any]]):
-    """Tasks by name."""
-
-    def __missing__(self, name: str) -> Task[..., Any]:
-        """Say that there is no such task."""
-        raise NotRegistered(name)
-
-    def register(self, task: Task[..., Any]) -> None:
-        """Add a task under its name; replaces one of that name."""
-        if not task.name:
-            raise ValueError(f"{task!r} has no name")
-        self[task.name] = task
-
-    def unregister(self, name: str | Task[..., Any]) -> None:
-        """Remove a task; raises NotRegistered."""
-        name = name if isinstance(name, str) else name.name
-        if name not in self:
-            raise NotRegistered(name)
-        del self[name]
-
-
-#: shared_task: every application has these.
-_shared: list[Task[..., Any]] = []
-
-
 class Umbel:
-    """A distributed application. ``main`` is its name, and the module name of tasks in __main__."""
+    """A distributed application.
 
+    ``main`` is its name, and the module's name of tasks in ``__main__``. Settings may be given by
+    name, as in ``Umbel("shop", timezone="Europe/Paris")``.
+    """
+
+    #: The base of class-based tasks.
     Task = Task
 
     def __init__(
@@ -117,7 +87,7 @@ class Umbel:
     ) -> None:
         self.main = main
         given = {"broker_url": broker, "result_backend": backend, "include": tuple(include)}
-        self.conf = Config({**{k: v for k, v in given.items() if v}, **settings})
+        self.conf = Config({**{name: value for name, value in given.items() if value}, **settings})
         self.on_configure = Signal("on_configure")
         self.on_after_configure = Signal("on_after_configure")
         self.on_after_finalize = Signal("on_after_finalize")
@@ -126,42 +96,36 @@ class Umbel:
         self._discover: list[tuple[Any, str | None]] = []
         self._finalized = False
         self._foreign: dict[str, BoundCall] = {}
+        self._opened = Opened()
         self._router: tuple[Snapshot, Router] | None = None
         self._publisher: tuple[Snapshot, Publisher] | None = None
-        self._opened: tuple[Any, Servers, ResultBridge] | None = None
-        self._opening = threading.Lock()
-        call_after_fork(self._renew_lock)
         if config_source is not None:
             self.config_from_object(config_source, namespace=namespace)
         if set_as_current:
             self.set_current()
-
-    def _renew_lock(self) -> None:
-        # A thread that the child does not have may have held it.
-        self._opening = threading.Lock()
 
     # --- tasks
 
     @property
     def tasks(self) -> TaskRegistry:
         """The registered tasks by name, shared ones included."""
-        while self._adopted < len(_shared):
-            task = _shared[self._adopted]
-            self._tasks.setdefault(task.name, task)
+        while self._adopted < len(registry.shared):
+            task = registry.shared[self._adopted]
             self._adopted += 1
+            self._tasks.setdefault(task.name, task)
         return self._tasks
 
     @overload
     def task(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
     @overload
-    def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
+    def task(self, function: Callable[P, R], /) -> TaskOf[P, R]: ...
     @overload
     def task(
-        self, *, bind: Literal[True], **options: Unpack[TaskOptions]
+        self, /, *, bind: Literal[True], **options: Unpack[TaskOptions]
     ) -> BindingDecorator: ...
     @overload
     def task(
-        self, *, bind: Literal[False] = ..., **options: Unpack[TaskOptions]
+        self, /, *, bind: Literal[False] = ..., **options: Unpack[TaskOptions]
     ) -> Decorator: ...
     def task(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
         """Make a task of a function: ``@app.task`` or ``@app.task(option=…)``."""
@@ -169,36 +133,27 @@ class Umbel:
             return lambda given: self._add_function(given, options)
         return self._add_function(function, options)
 
-    def _add_function(self, function: Any, options: Mapping[str, Any]) -> Task[..., Any]:
+    def _add_function(self, function: Any, options: Mapping[str, Any]) -> AnyTask:
         if not callable(function):
             raise TypeError(
                 f"@app.task: expected a function, got {function!r} (options are given by name)"
             )
         name = options.get("name") or self.gen_task_name(function.__name__, function.__module__)
-        return self._add(task_from_function(function, name, options))
+        return self.register_task(task_from_function(function, name, options))
 
     def register_task(self, task: T | type[T]) -> T:
         """Add a class-based task, given as an instance or its class; return the instance."""
         instance: T = task() if isinstance(task, type) else task
-        cls = type(instance)
         if not instance.name:
+            cls = type(instance)
             instance.name = self.gen_task_name(cls.__name__, cls.__module__)
-        self._add(instance)
+        self.tasks.register(instance)
+        instance.bind_to(self)
         return instance
 
-    def _add(self, task: Task[..., Any]) -> Task[..., Any]:
-        known = self.tasks.get(task.name)
-        if known is not None:
-            _refuse_namesake(known, task)
-        task.bind_to(self)
-        self._tasks.register(task)
-        return task
-
     def gen_task_name(self, name: str, module: str) -> str:
-        """Return the name of a task by default: its module's and its function's."""
-        if module == "__main__" and self.main:
-            module = self.main
-        return f"{module}.{name}"
+        """Return a task's name unless it has one: its module's and its function's."""
+        return registry.default_name(name, module, self.main)
 
     def autodiscover_tasks(
         self,
@@ -227,15 +182,15 @@ class Umbel:
         self.finalize()
 
     def finalize(self) -> None:
-        """Tell ``on_after_configure`` and ``on_after_finalize``, once."""
+        """Apply ``task_annotations`` and tell those who waited for it, once."""
         if self._finalized:
             return
         self._finalized = True
         self.on_configure.send(self)
+        setting = self.conf.task_annotations
         for task in self.tasks.values():
-            for attributes in _annotations(self.conf.task_annotations, task):
-                for name, value in attributes.items():
-                    setattr(task, name, value)
+            for attributes in registry.annotated(setting, task):
+                task.annotate(attributes)
         self.on_after_configure.send(self, source=self.conf)
         self.on_after_finalize.send(self)
 
@@ -247,10 +202,10 @@ class Umbel:
         args: Sequence[Any] | None = None,
         kwargs: Mapping[str, Any] | None = None,
         **options: Unpack[CallOptions],
-    ) -> AsyncResult[Any]:
+    ) -> result.AsyncResult[Any]:
         """Send a call by the task's name; the task need not be known here."""
         task = self.tasks.get(name)
-        if task is not None and self.conf.task_always_eager:
+        if task is not None:
             return task.apply_async(args, kwargs, **options)
         check_names(options)
         return self.call_for(name).send_with(tuple(args or ()), dict(kwargs or {}), options)
@@ -295,17 +250,18 @@ class Umbel:
 
     def signature(self, *args: Any, **kwargs: Any) -> Signature[Any]:
         """Return a signature of this application."""
-        return maybe_signature(Signature(*args, app=self, **kwargs), self)
+        made: Signature[Any] = maybe_signature(Signature(*args, app=self, **kwargs), self)
+        return made
 
-    def AsyncResult(self, task_id: str, **options: Any) -> AsyncResult[Any]:  # noqa: N802 -- Celery's name
+    def AsyncResult(self, task_id: str, **options: Any) -> result.AsyncResult[Any]:  # noqa: N802 -- Celery's name
         """Return the result object of a task sent earlier, maybe elsewhere."""
-        return AsyncResult(task_id, app=self, **options)
+        return result.AsyncResult(task_id, app=self, **options)
 
     def GroupResult(  # noqa: N802 -- Celery's name
-        self, group_id: str, results: Sequence[AsyncResult[Any]] = (), **options: Any
-    ) -> GroupResult[Any]:
+        self, group_id: str, results: Sequence[result.AsyncResult[Any]] = (), **options: Any
+    ) -> result.GroupResult[Any]:
         """Return the result object of a group."""
-        return GroupResult(group_id, list(results), app=self, **options)
+        return result.GroupResult(group_id, list(results), app=self, **options)
 
     # --- configuration
 
@@ -379,33 +335,20 @@ class Umbel:
 
     def servers(self) -> Servers:
         """Return the opened servers; opens them first, which connects to nothing yet."""
-        return self._open()[1]
+        return self._opened.servers(self.conf.current().values)
 
     @property
     def bridge(self) -> ResultBridge:
         """What waits for results."""
-        return self._open()[2]
-
-    def _open(self) -> tuple[Any, Servers, ResultBridge]:
-        opened, values = self._opened, self.conf.current().values
-        places = _places(values)
-        if opened is not None and opened[0] == places:
-            return opened
-        with self._opening:
-            opened = self._opened
-            if opened is None or opened[0] != places:
-                found = _open_servers(places)
-                opened = self._opened = (places, found, ResultBridge(found.results))
-        return opened
+        return self._opened.bridge(self.conf.current().values)
 
     def close(self) -> None:
         """Close connections. The next use opens them again."""
-        opened, self._opened, self._publisher = self._opened, None, None
+        self._opened.close()
+        self._publisher = None
         self._foreign.clear()
-        if opened is not None:
-            opened[2].close()
-            opened[1].results.close()
-            opened[1].broker.close()
+        for task in self.tasks.values():
+            task.forget_call()
 
     def __enter__(self) -> Self:
         """Use it for the length of a block."""
@@ -421,77 +364,53 @@ class Umbel:
         """Make this the current application."""
         context.set_current_app(self)
 
-    def set_default(self) -> None:
-        """Make this the current application."""
-        context.set_current_app(self)
+    set_default = set_current
 
     @property
-    def current_task(self) -> Task[..., Any] | None:
+    def current_task(self) -> AnyTask | None:
         """The task that runs here, or None."""
-        request = current_request.get()
+        request = context.current_request.get()
         return None if request is None else self.tasks.get(request.task or "")
 
-    current_worker_task = current_task
+    @property
+    def current_worker_task(self) -> AnyTask | None:
+        """The task that runs here, or None."""
+        return self.current_task
 
     def __repr__(self) -> str:
         """Show its name."""
         return f"<Umbel {self.main or '?'}>"
 
 
-def _refuse_namesake(known: Task[..., Any], task: Task[..., Any]) -> None:
-    """Raise AlreadyRegistered, unless it is the same definition made again (a module reloaded)."""
-    if _origin(known) != _origin(task):
-        raise AlreadyRegistered(
-            f"{_origin(known)} is registered as {task.name!r} already: "
-            f"give {_origin(task)} another name"
-        )
+@overload
+def shared_task(function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+@overload
+def shared_task(function: Callable[P, R], /) -> Task[P, R]: ...
+@overload
+def shared_task(*, bind: Literal[True], **options: Unpack[TaskOptions]) -> BindingDecorator: ...
+@overload
+def shared_task(*, bind: Literal[False] = ..., **options: Unpack[TaskOptions]) -> Decorator: ...
+def shared_task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+    """Make a task that every application has; its calls go through the current one."""
+    if function is None:
+        return lambda given: _share(given, options)
+    return _share(function, options)
 
 
-def _origin(task: Task[..., Any]) -> str:
-    defined = getattr(task, "__wrapped__", None) or type(task)
-    return f"{defined.__module__}.{defined.__qualname__}"
-
-
-def _annotations(setting: Any, task: Task[..., Any]) -> Iterator[Mapping[str, Any]]:
-    """Yield what ``task_annotations`` says of a task."""
-    if setting is None:
-        return
-    for each in setting if isinstance(setting, (list, tuple)) else [setting]:
-        if isinstance(each, Mapping):
-            yield each.get("*") or {}
-            yield each.get(task.name) or {}
-        else:
-            yield each.annotate_any() or {} if hasattr(each, "annotate_any") else {}
-            yield each.annotate(task) or {}
+def _share(function: Callable[..., Any], options: Mapping[str, Any]) -> AnyTask:
+    app = context.current_app_or_none()
+    name = options.get("name") or registry.default_name(
+        function.__name__, function.__module__, app.main if app else None
+    )
+    task = task_from_function(function, name, options)
+    registry.shared.append(task)
+    return task
 
 
 def _stamps(request: Request) -> dict[str, Any]:
     if not request.stamped_headers:
         return {}
     return {"stamped_headers": request.stamped_headers, "stamps": request.stamps}
-
-
-def _places(values: Mapping[str, Any]) -> tuple[Any, ...]:
-    url = values["broker_url"]
-    first = (url if isinstance(url, str) else url[0]).split(";")[0]
-    return (
-        first,
-        values["broker_transport_options"],
-        values["result_backend"],
-        values["result_backend_transport_options"],
-    )
-
-
-def _open_servers(places: tuple[Any, ...]) -> Servers:
-    broker_url, broker_options, result_url, result_options = places
-    broker = servers.open(broker_url, broker_options)
-    if result_url is None or result_url == broker_url or result_url.startswith("rpc:"):
-        return Servers(broker, broker.results, broker.ledger, broker.committer)
-    store = servers.open(result_url, result_options)
-    committer = OrderedCommit(
-        broker.transport, store.results, SettlingByCommit(broker.committer)
-    )
-    return Servers(broker, store.results, broker.ledger or store.ledger, committer)
 
 
 def _import_related(packages: Any, related_name: str | None) -> None:
@@ -506,31 +425,3 @@ def _import_related(packages: Any, related_name: str | None) -> None:
 def _django_apps() -> list[str]:
     found = sys.modules.get("django.apps")
     return [each.name for each in found.apps.get_app_configs()] if found else []
-
-
-@overload
-def shared_task(function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
-@overload
-def shared_task(function: Callable[P, R], /) -> Task[P, R]: ...
-@overload
-def shared_task(*, bind: Literal[True], **options: Unpack[TaskOptions]) -> BindingDecorator: ...
-@overload
-def shared_task(
-    *, bind: Literal[False] = ..., **options: Unpack[TaskOptions]
-) -> Decorator: ...
-def shared_task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
-    """Make a task that every application has; its calls go through the current one."""
-    if function is None:
-        return lambda given: _share(given, options)
-    return _share(function, options)
-
-
-def _share(function: Callable[..., Any], options: Mapping[str, Any]) -> Task[..., Any]:
-    module = function.__module__
-    app = context.current_app_or_none()
-    if module == "__main__" and app is not None and app.main:
-        module = app.main
-    name = options.get("name") or f"{module}.{function.__name__}"
-    task = task_from_function(function, name, options)
-    _shared.append(task)
-    return task

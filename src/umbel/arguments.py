@@ -13,16 +13,28 @@ from typing import Any
 
 
 class Parameters:
-    """The parameters of one function. A call without keywords and with ``least`` to ``most``
-    positional arguments fits; for any other ask ``check``.
+    """The parameters of one function.
+
+    A call without keywords and with ``least`` to ``most`` positional arguments fits; for any other
+    ask ``check``.
     """
 
-    __slots__ = ("_names", "_required", "_required_keywords", "_signature", "_taken", "least", "most")
+    __slots__ = (
+        "_names",
+        "_required",
+        "_required_keywords",
+        "_signature",
+        "_taken",
+        "least",
+        "most",
+    )
 
     def __init__(self, signature: inspect.Signature, name: str) -> None:
         self._signature = (signature, name)
         parameters = list(signature.parameters.values())
-        positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        positional = [
+            p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ]
         keyword_only = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
         #: Names of positional parameters, in order; "" = cannot be given by name.
         self._names = tuple("" if p.kind is p.POSITIONAL_ONLY else p.name for p in positional)

@@ -54,7 +54,9 @@ class BoundCall:
         "zone",
     )
 
-    def __init__(self, app: Application, name: str, task: Any, parameters: Parameters | None) -> None:
+    def __init__(
+        self, app: Application, name: str, task: Any, parameters: Parameters | None
+    ) -> None:
         snapshot: Snapshot = app.conf.current()
         values = snapshot.values
         self.app = app
@@ -93,11 +95,7 @@ class BoundCall:
 
     def send(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AsyncResult[Any]:
         """Send a call without options: the hot path."""
-        if (
-            not self._is_fixed
-            or before_task_publish.receivers
-            or after_task_publish.receivers
-        ):
+        if not self._is_fixed or before_task_publish.receivers or after_task_publish.receivers:
             return self.send_with(args, kwargs, _NOTHING)
         if kwargs or not self._least <= len(args) <= self._most:
             self.check(args, kwargs)
@@ -171,7 +169,9 @@ class BoundCall:
         merged = {**self._defaults, **{k: v for k, v in options.items() if v is not None}}
         route = self._routes[0] if self._routes and not _directed(options) else None
         if route is None:
-            found = self.app.router.lookup(self.name, args, kwargs, options=options, task=self._task)
+            found = self.app.router.lookup(
+                self.name, args, kwargs, options=options, task=self._task
+            )
             merged = {**found, **merged}
             route = self.app.router.route(merged)
         if self._inherits_priority and request is not None and "priority" not in merged:

@@ -16,7 +16,6 @@ thread.
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -38,11 +37,7 @@ _SIMILAR = 0.85
 TABLE: Mapping[str, Setting[Any]] = MappingProxyType(table())
 #: Every name a setting is known by -> its name.
 NAMES: Mapping[str, str] = MappingProxyType(
-    {
-        known: row.name
-        for row in TABLE.values()
-        for known in (row.name, row.name.upper(), *row.old)
-    }
+    {known: row.name for row in TABLE.values() for known in (row.name, row.name.upper(), *row.old)}
 )
 
 
@@ -237,6 +232,8 @@ def _from_pyproject(folder: Path) -> dict[str, _Value]:
         return {}
     if "tool.umbel" not in text:
         return {}
+    import tomllib  # noqa: PLC0415 -- few projects have such a section
+
     try:
         section = tomllib.loads(text).get("tool", {}).get("umbel", {})
     except tomllib.TOMLDecodeError as error:

@@ -12,25 +12,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Unpack
 
+from umbel.bridge import ResultBridge
 from umbel.config import Config
 from umbel.exceptions import ImproperlyConfigured
 from umbel.message import Message
+from umbel.opened import Servers
+from umbel.options import CallOptions
 from umbel.routing import Route, Router
-from umbel.servers.seams import Committer, Ledger, ResultStore, Server
 from umbel.wire.task import Request
 
-
-@dataclass(frozen=True, slots=True)
-class Servers:
-    """The opened servers of an application."""
-
-    broker: Server
-    results: ResultStore
-    ledger: Ledger | None
-    committer: Committer
+__all__ = [
+    "Application",
+    "Reporter",
+    "Sender",
+    "Servers",
+    "current_app",
+    "current_app_or_none",
+    "current_request",
+    "current_task",
+    "reporter",
+    "set_current_app",
+]
 
 
 class Sender(Protocol):
@@ -45,9 +49,11 @@ class Sender(Protocol):
         policy: Any = None,
     ) -> None:
         """Store all messages, or raise."""
+        ...
 
     def declare(self, route: Route) -> None:
         """Make what a route leads through exist."""
+        ...
 
 
 class Caller(Protocol):
@@ -64,6 +70,7 @@ class Caller(Protocol):
         request: Request | None = None,
     ) -> tuple[Message, Route]:
         """Return the message of a call and where it goes."""
+        ...
 
 
 class Application(Protocol):
@@ -73,31 +80,47 @@ class Application(Protocol):
     conf: Config
 
     @property
+    def bridge(self) -> ResultBridge:
+        """What waits for results."""
+        ...
+
+    @property
     def tasks(self) -> Mapping[str, Any]:
         """The registered tasks by name."""
+        ...
 
     @property
     def publisher(self) -> Sender:
         """What publishes."""
+        ...
 
     @property
     def router(self) -> Router:
         """What routes."""
+        ...
 
     @property
     def origin(self) -> str:
         """Who sends, for headers."""
+        ...
 
     def servers(self) -> Servers:
         """Return the opened servers."""
+        ...
 
     def call_for(self, name: str) -> Caller:
         """Return what makes the messages of the task of this name, registered or not."""
+        ...
 
     def send_task(
-        self, name: str, args: Sequence[Any] | None = None, kwargs: Any = None, **options: Any
+        self,
+        name: str,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[CallOptions],
     ) -> Any:
         """Send a task by its name; return its result object."""
+        ...
 
 
 #: The request that runs here; None outside of tasks.

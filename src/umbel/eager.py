@@ -1,8 +1,8 @@
 """Running a task where it is called: ``apply``, and every call under ``task_always_eager``.
 
-The task runs through the same executor as in a worker, so hooks, signals, retries and states are the
-same; what a worker would send afterwards is run here at once: callbacks, error callbacks, and a
-retry, without waiting.
+The task runs through the same executor as in a worker, so hooks, signals, retries and states are
+the same; what a worker would send afterwards is run here at once: callbacks, error callbacks, and
+a retry, without waiting.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ import datetime as dt
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, TypedDict
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from umbel.exceptions import ImproperlyConfigured
 from umbel.topology import Exchange, Queue
@@ -113,7 +112,9 @@ def wall_time(name: str, given: Any, zone: dt.tzinfo | None) -> tuple[str, float
             return given, moment.timestamp()
         return moment.isoformat(), moment.timestamp()
     except (AttributeError, TypeError, ValueError, OverflowError) as error:
-        raise TypeError(f"{name}: expected a datetime or an ISO 8601 text, got {given!r}") from error
+        raise TypeError(
+            f"{name}: expected a datetime or an ISO 8601 text, got {given!r}"
+        ) from error
 
 
 def _seconds(name: str, given: Any) -> float:
@@ -129,9 +130,11 @@ def zone_of(settings: Mapping[str, Any]) -> dt.tzinfo | None:
     name = settings["timezone"]
     if name is None or name.upper() == "UTC":
         return dt.UTC if settings["enable_utc"] or name else None
+    import zoneinfo  # noqa: PLC0415 -- few applications name a zone
+
     try:
-        return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError) as error:
+        return zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError) as error:
         raise ImproperlyConfigured(
             f"timezone: expected a name such as 'Europe/Berlin', got {name!r}"
         ) from error

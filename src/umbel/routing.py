@@ -93,7 +93,7 @@ class Router:
             close = get_close_matches(name, self.queues, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise QueueNotFound(f"queue {name!r} is not in task_queues{hint}")
-        kind = self._settings["task_create_missing_queue_exchange_type"] or "direct"
+        kind: ExchangeType = self._settings["task_create_missing_queue_exchange_type"] or "direct"
         if name == self._settings["task_default_queue"]:
             made = self._completed(Queue(name))
         else:

@@ -1,8 +1,8 @@
 """Tasks: what a decorated function becomes, and the base of class-based ones.
 
-A Task is made once, when its module is imported, and shared by all threads; what its calls need is
-compiled from it and the configuration into a ``BoundCall`` when it is first sent. Its attributes are
-Celery's; None means: as the setting of the same name says.
+A Task is made once, when its module is imported, and shared by all threads; what its calls need
+is compiled from it and the configuration into a ``BoundCall`` when it is first sent. Its attributes
+are Celery's; None means: as the setting of the same name says.
 """
 
 from __future__ import annotations
@@ -11,16 +11,27 @@ import datetime as dt
 import inspect
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
 from contextvars import ContextVar
+from dataclasses import dataclass
 from difflib import get_close_matches
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, ParamSpec, TypedDict, TypeVar, Unpack
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Generic,
+    NoReturn,
+    ParamSpec,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    cast,
+)
 
 from umbel import eager
 from umbel.arguments import parameters_of
-from umbel.bridge import aio
 from umbel.bound import BoundTask, bind
+from umbel.bridge import aio
 from umbel.calling import BoundCall
 from umbel.canvas.signature import Signature
 from umbel.clock import SYSTEM_CLOCK
@@ -116,6 +127,16 @@ class Task(Generic[P, R]):
         self._app = app
         self._call = None
 
+    def annotate(self, attributes: Mapping[str, Any]) -> None:
+        """Set attributes, as ``task_annotations`` says."""
+        for name, value in attributes.items():
+            setattr(self, name, value)
+        self._call = None
+
+    def forget_call(self) -> None:
+        """Compile what sends it again before its next call."""
+        self._call = None
+
     # --- calling
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -145,7 +166,7 @@ class Task(Generic[P, R]):
         if call is None or call.app is not app or call.snapshot is not app.conf.snapshot:
             call = self.bound_call()
         if call.eager:
-            return eager.send(self, args, kwargs, {})  # type: ignore[return-value]
+            return eager.send(self, args, kwargs, {})
         return call.send(args, kwargs)
 
     async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
@@ -183,7 +204,9 @@ class Task(Generic[P, R]):
         app = self._app or app or current_app()
         call = self._call
         if call is None or call.app is not app or call.snapshot is not app.conf.snapshot:
-            parameters = parameters_of(self.run, self.name.rpartition(".")[2]) if self.typing else None
+            parameters = (
+                parameters_of(self.run, self.name.rpartition(".")[2]) if self.typing else None
+            )
             call = BoundCall(app, self.name, self, parameters)
             self._call = call
         return call
@@ -198,10 +221,8 @@ class Task(Generic[P, R]):
         immutable: bool = False,
         **options: Any,
     ) -> Signature[R]:
-        """Return a call to be made later. Without ``immutable`` more arguments may be put in front."""
-        return Signature(
-            self.name, args, kwargs, options, immutable=immutable, app=self._app
-        )
+        """Return a call to be made later; unless ``immutable`` it takes more arguments in front."""
+        return Signature(self.name, args, kwargs, options, immutable=immutable, app=self._app)
 
     subtask = signature
 
@@ -225,7 +246,7 @@ class Task(Generic[P, R]):
             return current
         return Request(task=self.name)
 
-    def retry(  # noqa: PLR0913 -- Celery's signature
+    def retry(
         self,
         args: Sequence[Any] | None = None,
         kwargs: Mapping[str, Any] | None = None,
@@ -238,9 +259,9 @@ class Task(Generic[P, R]):
     ) -> NoReturn:
         """End this run and have the task run again: ``raise self.retry(exc=error)``.
 
-        After ``max_retries`` it raises ``exc`` instead, or MaxRetriesExceededError without one. Only
-        an exception that leaves the task makes it run again: with ``throw=False`` raise what is
-        returned.
+        After ``max_retries`` it raises ``exc`` instead, or MaxRetriesExceededError without one.
+        Only an exception that leaves the task makes it run again: with ``throw=False`` raise what
+        is returned.
         """
         request = self.request
         cause = sys.exc_info()[1]
@@ -269,7 +290,7 @@ class Task(Generic[P, R]):
         check_names(options)
         return self.bound_call().changes(options) if options else None
 
-    def _exhausted(self, request: Request) -> MaxRetriesExceededError:
+    def _exhausted(self, request: Request) -> BaseException:
         return self.MaxRetriesExceededError(
             f"can't retry {self.name}[{request.id}]: it was retried {request.retries} times "
             f"(args: {request.args!r:.200}, kwargs: {request.kwargs!r:.200})",
@@ -287,7 +308,7 @@ class Task(Generic[P, R]):
         """Store a state of the task and what it wants to tell, such as its progress."""
         request = self.request
         task_id = task_id or request.id
-        if task_id is None or state is None:
+        if not task_id or state is None:
             raise TypeError("update_state() needs a state, and a task that runs or a task_id")
         report = reporter.get()
         if task_id == request.id and report is not None:
@@ -338,7 +359,7 @@ class Task(Generic[P, R]):
     ) -> None:
         """Be told, in the worker, that a run asked for another."""
 
-    def after_return(  # noqa: PLR0913 -- Celery's signature
+    def after_return(
         self,
         status: str,
         retval: Any,
@@ -459,7 +480,7 @@ def task_from_function(
         __module__=function.__module__,
         __wrapped__=staticmethod(function),
     )
-    made: type[Task[..., Any]] = type(function.__name__, (base,), attributes)
+    made = cast("type[Task[..., Any]]", type(function.__name__, (base,), attributes))
     return made()
 
 

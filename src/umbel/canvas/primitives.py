@@ -5,7 +5,7 @@ A group publishes its members in slices, each one publish call; a generator is r
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from umbel.canvas.signature import Signature, listed_signatures
@@ -22,13 +22,18 @@ T = TypeVar("T")
 #: Members of a group that are published together: enough that a round trip is nothing beside the
 #: encoding, few enough that their messages (about 1 kB each) are no burden.
 SLICE = 1000
+#: Options of a chain's call that are meant for one link.
+_FIRST_ONLY = ("countdown", "eta")
+_LAST_ONLY = ("task_id", "group_id", "group_index", "chord")
 
 
 class group(Signature[list[R]]):  # noqa: N801 -- Celery's public name
     """Calls that are sent together and run side by side."""
 
     def __init__(self, *tasks: Any, app: Application | None = None, **options: Any) -> None:
-        members: Any = tasks[0] if len(tasks) == 1 and not isinstance(tasks[0], Signature) else tasks
+        members: Any = (
+            tasks[0] if len(tasks) == 1 and not isinstance(tasks[0], Signature) else tasks
+        )
         if isinstance(members, group):
             members = members.tasks
         if not isinstance(members, Iterator):
@@ -42,7 +47,7 @@ class group(Signature[list[R]]):  # noqa: N801 -- Celery's public name
         """Its members; a generator is read to its end."""
         members = self.kwargs["tasks"]
         if not isinstance(members, list):
-            members = [maybe_signature(each, self._app) for each in members]
+            members = [maybe_signature(each, self.given_app) for each in members]
             self.kwargs["tasks"] = members
         return members
 
@@ -50,8 +55,9 @@ class group(Signature[list[R]]):  # noqa: N801 -- Celery's public name
     def app(self) -> Application:
         """The application that sends it: its members', unless it was given one."""
         members = self.kwargs["tasks"]
-        if self._app is None and isinstance(members, list) and members:
-            return maybe_signature(members[0]).app
+        if self.given_app is None and isinstance(members, list) and members:
+            first: Signature[R] = members[0]
+            return first.app
         return super().app
 
     def __len__(self) -> int:
@@ -67,33 +73,29 @@ class group(Signature[list[R]]):  # noqa: N801 -- Celery's public name
     ) -> GroupResult[R]:
         """Send every member, with further arguments and options; return their results."""
         app = self.app
-        members = self.kwargs["tasks"]
-        merged = {**self.options, **options}
-        group_id = merged.pop("task_id", None) or merged.pop("group_id", None) or new_id()
-        merged.pop("group_id", None)
         if app.conf.task_always_eager:
             return self.apply(args, kwargs, **options)
+        merged = {**self.options, **options}
+        given = (merged.pop("task_id", None), merged.pop("group_id", None))
+        group_id: str = given[0] or given[1] or new_id()
         request = current_request.get()
         results: list[AsyncResult[R]] = []
-        pending: list[Message] = []
-        routes: dict[tuple[str, ...], Route] = {}
-        for index, each in enumerate(members):
-            member = maybe_signature(each, self._app).clone(args, kwargs, **merged)
-            results.append(
-                member.freeze(group_id=group_id, group_index=index)
-            )
-            message, route = first_message(member, request)
-            pending.append(message)
-            routes[route.needs] = route
-            if len(pending) >= SLICE:
-                app.publisher.publish(pending, tuple(routes.values()))
-                pending = []
-        if pending:
-            app.publisher.publish(pending, tuple(routes.values()))
+        members = self._frozen(group_id, (args, kwargs, merged), results)
+        _publish(app, (first_message(member, request) for member in members))
         result: GroupResult[R] = GroupResult(group_id, results, app=app)
         if request is not None:
             request.children.append(result)
         return result
+
+    def _frozen(
+        self, group_id: str, call: tuple[Any, Any, dict[str, Any]], results: list[AsyncResult[R]]
+    ) -> Iterator[Signature[R]]:
+        """Yield copies of the members with their ids, and keep the results of what was yielded."""
+        args, kwargs, options = call
+        for index, each in enumerate(self.kwargs["tasks"]):
+            member = maybe_signature(each, self.given_app).clone(args, kwargs, **options)
+            results.append(member.freeze(group_id=group_id, group_index=index))
+            yield member
 
     def apply(
         self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
@@ -103,12 +105,16 @@ class group(Signature[list[R]]):  # noqa: N801 -- Celery's public name
         return GroupResult(self.options.get("task_id") or new_id(), results, app=self.app)
 
     def freeze(  # type: ignore[override]
-        self, _id: str | None = None, *args: Any, **fields: Any
+        self,
+        _id: str | None = None,
+        *,
+        root_id: str | None = None,
+        parent_id: str | None = None,
     ) -> GroupResult[R]:
         """Give every member its id now."""
-        group_id = self.options.setdefault("task_id", _id or new_id())
+        group_id: str = self.options.setdefault("task_id", _id or new_id())
         results = [
-            each.freeze(group_id=group_id, group_index=index)
+            each.freeze(group_id=group_id, group_index=index, root_id=root_id, parent_id=parent_id)
             for index, each in enumerate(self.tasks)
         ]
         return GroupResult(group_id, results, app=self.app)
@@ -129,7 +135,9 @@ class group(Signature[list[R]]):  # noqa: N801 -- Celery's public name
         self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> group[R]:
         """Return a copy whose members have further arguments."""
-        made: group[R] = group([each.clone(args, kwargs) for each in self.tasks], app=self._app)
+        made: group[R] = group(
+            [each.clone(args, kwargs) for each in self.tasks], app=self.given_app
+        )
         made["options"] = {**self.options, **options}
         return made
 
@@ -161,7 +169,7 @@ class chain(Signature[R]):  # noqa: N801 -- Celery's public name
     @property
     def app(self) -> Application:
         """The application that sends it: its first link's, unless it was given one."""
-        return self._app or self.tasks[0].app
+        return self.given_app or self.tasks[0].app
 
     def freeze(  # type: ignore[override]
         self, _id: str | None = None, *, group_id: str | None = None, **fields: Any
@@ -190,7 +198,8 @@ class chain(Signature[R]):  # noqa: N801 -- Celery's public name
         sent = self._prepared(args, kwargs, {**self.options, **options})
         app = self.app
         if app.conf.task_always_eager:
-            return sent.apply()
+            eager: AsyncResult[R] = sent.apply()
+            return eager
         result = sent.freeze()
         request = current_request.get()
         message, route = first_message(sent, request)
@@ -203,24 +212,18 @@ class chain(Signature[R]):  # noqa: N801 -- Celery's public name
         self, args: Sequence[Any], kwargs: Mapping[str, Any] | None, options: dict[str, Any]
     ) -> chain[R]:
         """Return a copy whose links have what a call of the chain adds."""
-        links = [each.clone() for each in self.tasks]
-        if not links:
+        if not self.tasks:
             raise ValueError("an empty chain cannot be sent")
-        links[0] = links[0].clone(args, kwargs)
-        task_id = options.pop("task_id", None)
+        made = self.clone(args, kwargs)
+        first, last = made.tasks[0], made.tasks[-1]
         for callback in listed_signatures(options.pop("link", None)):
-            links[-1].link(callback)
+            last.link(callback)
         for errback in listed_signatures(options.pop("link_error", None)):
-            for each in links:
-                each.link_error(errback)
-        for name in ("countdown", "eta"):
-            if name in options:
-                links[0].set(**{name: options.pop(name)})
-        for each in links:
+            made.link_error(errback)
+        first.set(**{name: options.pop(name) for name in _FIRST_ONLY if name in options})
+        last.set(**{name: options.pop(name) for name in _LAST_ONLY if name in options})
+        for each in made.tasks:
             each.set(**options)
-        if task_id:
-            links[-1].set(task_id=task_id)
-        made: chain[R] = chain(links, app=self._app)
         return made
 
     def apply(
@@ -251,13 +254,27 @@ class chain(Signature[R]):  # noqa: N801 -- Celery's public name
         """Return a copy whose first link has further arguments."""
         links = [each.clone() for each in self.tasks]
         links[:1] = [each.clone(args, kwargs) for each in links[:1]]
-        made: chain[R] = chain(links, app=self._app)
+        made: chain[R] = chain(links, app=self.given_app)
         made["options"] = {**self.options, **options}
         return made
 
     def __repr__(self) -> str:
         """Show its links."""
         return " | ".join(repr(each) for each in self.tasks)
+
+
+def _publish(app: Application, calls: Iterable[tuple[Message, Route]]) -> None:
+    """Publish in slices, each in one call."""
+    pending: list[Message] = []
+    routes: dict[tuple[str, ...], Route] = {}
+    for message, route in calls:
+        pending.append(message)
+        routes[route.needs] = route
+        if len(pending) >= SLICE:
+            app.publisher.publish(pending, tuple(routes.values()))
+            pending = []
+    if pending:
+        app.publisher.publish(pending, tuple(routes.values()))
 
 
 def first_message(sig: Signature[Any], request: Request | None) -> tuple[Message, Route]:
@@ -284,8 +301,8 @@ def maybe_signature(value: Any, app: Application | None = None) -> Any:
     if not isinstance(value, Mapping):
         return value
     if isinstance(value, Signature):
-        if app is not None and value._app is None:
-            value._app = app
+        if app is not None and value.given_app is None:
+            value.given_app = app
         return value
     kind = _KINDS.get(value.get("subtask_type") or "", Signature)
     return kind.from_dict(value, app)

@@ -1,7 +1,7 @@
 """A call that has not been made: the task's name, arguments and options, as a value.
 
-It is a dict of exactly six keys, so that it travels as JSON as it is (wire-protocol 5.1), and belongs
-to whoever holds it; nothing here is shared between threads.
+It is a dict of exactly six keys, so that it travels as JSON as it is (wire-protocol 5.1), and
+belongs to whoever holds it; nothing here is shared between threads.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ R = TypeVar("R")
 class Signature(dict[str, Any], Generic[R]):
     """A call of a task, to be made later, elsewhere, or as part of a workflow."""
 
-    _app: Application | None
+    #: The application it was made with; None = the current one.
+    given_app: Application | None
 
-    def __init__(  # noqa: PLR0913 -- Celery's signature
+    def __init__(
         self,
         task: Any = None,
         args: Sequence[Any] | None = None,
@@ -34,13 +35,13 @@ class Signature(dict[str, Any], Generic[R]):
         app: Application | None = None,
         **more: Any,
     ) -> None:
-        self._app = app
+        self.given_app = app
         if isinstance(task, Mapping):
             super().__init__(task)
             return
         name = task if isinstance(task, str) or task is None else task.name
         if app is None and not isinstance(task, str):
-            self._app = getattr(task, "app", None)
+            self.given_app = getattr(task, "app", None)
         super().__init__(
             task=name,
             args=tuple(args or ()),
@@ -93,7 +94,7 @@ class Signature(dict[str, Any], Generic[R]):
     @property
     def app(self) -> Application:
         """The application that sends it."""
-        return self._app or current_app()
+        return self.given_app or current_app()
 
     @property
     def type(self) -> Any:
@@ -111,9 +112,7 @@ class Signature(dict[str, Any], Generic[R]):
     ) -> AsyncResult[R]:
         """Send it, with further arguments and options."""
         merged_args, merged_kwargs, merged = self._merge(args, kwargs, options)
-        result: AsyncResult[R] = self.app.send_task(
-            self.task, merged_args, merged_kwargs, **merged
-        )
+        result: AsyncResult[R] = self.app.send_task(self.task, merged_args, merged_kwargs, **merged)
         return result
 
     def apply(
@@ -142,7 +141,7 @@ class Signature(dict[str, Any], Generic[R]):
         merged_args, merged_kwargs, merged = self._merge(args, kwargs, options)
         copy = type(self).__new__(type(self))
         dict.__init__(copy, self)
-        copy._app = self._app
+        copy.given_app = self.given_app
         copy.update(args=merged_args, kwargs=merged_kwargs, options=deepcopy(merged))
         return copy
 
@@ -205,7 +204,7 @@ class Signature(dict[str, Any], Generic[R]):
         self.options[option] = listed
         return callback
 
-    def freeze(  # noqa: PLR0913 -- Celery's signature
+    def freeze(
         self,
         _id: str | None = None,
         group_id: str | None = None,
@@ -248,7 +247,7 @@ class Signature(dict[str, Any], Generic[R]):
         """Return the signature that these six keys describe."""
         made = cls.__new__(cls)
         dict.__init__(made, fields)
-        made._app = app
+        made.given_app = app
         return made
 
     def __repr__(self) -> str:

@@ -48,7 +48,7 @@ class Setting(Generic[T]):
 
     __slots__ = ("celery", "default", "kind", "name", "note", "old", "secret", "unused")
 
-    def __init__(  # noqa: PLR0913 -- the columns of the table
+    def __init__(
         self,
         kind: Kind[T],
         default: T,

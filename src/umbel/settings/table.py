@@ -171,9 +171,7 @@ class Settings:
     task_queues = Setting(
         ANYTHING, None, "Queues a worker consumes unless told otherwise.", old="CELERY_QUEUES"
     )
-    task_routes = Setting(
-        ANYTHING, None, "Which task goes to which queue.", old="CELERY_ROUTES"
-    )
+    task_routes = Setting(ANYTHING, None, "Which task goes to which queue.", old="CELERY_ROUTES")
     task_create_missing_queues = Setting(
         BOOLEAN,
         True,
