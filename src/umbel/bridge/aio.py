@@ -32,12 +32,12 @@ from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Sequ
 from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 from umbel.bridge.process import call_after_fork
 from umbel.bridge.results import ResultBridge
 from umbel.bridge.waiters import Arrival, Passive, late
-from umbel.exceptions import PublishError
+from umbel.exceptions import MessageTooLarge, PublishError
 from umbel.message import Message
 
 if TYPE_CHECKING:
@@ -211,10 +211,25 @@ class _Coroutine(Passive):
 # --- publishing
 
 
+class Publish(Protocol):
+    """What publishes: ``Publisher.publish``."""
+
+    def __call__(
+        self,
+        messages: Sequence[Message],
+        routes: Sequence[Any] = (),
+        *,
+        deadline_in: float | None = None,
+        policy: Any = None,
+    ) -> None:
+        """Store all messages, or raise."""
+        ...
+
+
 class AsyncPublisher:
     """Publishes for coroutines, many calls in one round trip. Thread- and fork-safe."""
 
-    def __init__(self, publish: Callable[[Sequence[Message]], None]) -> None:
+    def __init__(self, publish: Publish) -> None:
         self._publish = publish
         self._begin()
         call_after_fork(self._begin)
@@ -227,16 +242,24 @@ class AsyncPublisher:
         self._courier: threading.Thread | None = None
         self._starting = threading.Lock()
 
-    async def publish(self, messages: Sequence[Message]) -> None:
+    async def publish(
+        self,
+        messages: Sequence[Message],
+        routes: Sequence[Any] = (),
+        *,
+        deadline_in: float | None = None,
+        policy: Any = None,
+    ) -> None:
         """Publish; on return all are stored. Raises what ``Publisher.publish`` raises for them."""
         loop = running_loop()
-        parcel = _Parcel(messages, loop, loop.create_future())
+        future: Future[None] = loop.create_future()
+        parcel = _Parcel(loop, future, messages, routes, (deadline_in, policy))
         outbox = self._outboxes.get(loop)
         if outbox is None:
             outbox = self._outboxes[loop] = []
             loop.call_soon(self._send, loop)
         outbox.append(parcel)
-        await parcel.future
+        await future
 
     def _send(self, loop: AbstractEventLoop) -> None:
         self._parcels.put(self._outboxes.pop(loop))
@@ -255,35 +278,52 @@ class AsyncPublisher:
             with suppress(Empty):
                 while len(waiting) < MOST_MESSAGES:
                     waiting.extend(self._parcels.get_nowait())
-            self._deliver(_load(waiting))
+            load = _load(waiting)
+            while load:
+                load = self._deliver(load)
 
-    def _deliver(self, parcels: list[_Parcel]) -> None:
-        messages = [message for parcel in parcels for message in parcel.messages]
+    def _deliver(self, load: list[_Parcel]) -> list[_Parcel]:
+        """Publish a load and tell its senders; return what must be sent once more."""
         error: Exception | None = None
         try:
-            if messages:
-                self._publish(messages)
+            self._publish(
+                [message for parcel in load for message in parcel.messages],
+                list({id(route): route for parcel in load for route in parcel.routes}.values()),
+                deadline_in=load[0].terms[0],
+                policy=load[0].terms[1],
+            )
         except Exception as raised:  # noqa: BLE001 -- it belongs to the coroutines that published
             error = raised
-        fates: dict[AbstractEventLoop, list[tuple[_Parcel, Exception | None]]] = {}
-        for parcel in parcels:
-            fates.setdefault(parcel.loop, []).append((parcel, parcel.share_of(error)))
-        for loop, told in fates.items():
-            with suppress(RuntimeError):  # the loop is closed: nobody awaits any more
-                loop.call_soon_threadsafe(_settle, told)
+        fates = [(parcel, parcel.share_of(error)) for parcel in load]
+        again: list[_Parcel] = []
+        if isinstance(error, MessageTooLarge):  # nothing was sent: the others must not suffer
+            again = [parcel for parcel, fate in fates if fate is None]
+            fates = [(parcel, fate) for parcel, fate in fates if fate is not None]
+            if not fates:  # it names none of them: so that this ends, it is everybody's
+                fates, again = [(parcel, error) for parcel in again], []
+        _tell(fates)
+        return again
 
 
 class _Parcel:
     """The messages of one call, and the future of who awaits that they are stored."""
 
-    __slots__ = ("future", "loop", "messages")
+    __slots__ = ("future", "loop", "messages", "routes", "terms")
 
     def __init__(
-        self, messages: Sequence[Message], loop: AbstractEventLoop, future: Future[None]
+        self,
+        loop: AbstractEventLoop,
+        future: Future[None],
+        messages: Sequence[Message],
+        routes: Sequence[Any],
+        terms: tuple[float | None, Any],
     ) -> None:
-        self.messages = messages
         self.loop = loop
         self.future = future
+        self.messages = messages
+        self.routes = routes
+        #: What must be alike for parcels to go together: deadline_in and policy.
+        self.terms = terms
 
     def share_of(self, error: Exception | None) -> Exception | None:
         """Return what became of these messages, when the whole load met this error."""
@@ -306,12 +346,22 @@ def _load(waiting: deque[_Parcel]) -> list[_Parcel]:
         parcel = waiting[0]
         count += len(parcel.messages)
         size += sum(len(message.body) for message in parcel.messages)
-        if load and (count > MOST_MESSAGES or size > MOST_BYTES):
+        full = count > MOST_MESSAGES or size > MOST_BYTES
+        if load and (full or parcel.terms != load[0].terms):
             break
         waiting.popleft()
         if not parcel.future.cancelled():
             load.append(parcel)
     return load
+
+
+def _tell(fates: Iterable[tuple[_Parcel, Exception | None]]) -> None:
+    by_loop: dict[AbstractEventLoop, list[tuple[_Parcel, Exception | None]]] = {}
+    for parcel, fate in fates:
+        by_loop.setdefault(parcel.loop, []).append((parcel, fate))
+    for loop, told in by_loop.items():
+        with suppress(RuntimeError):  # the loop is closed: nobody awaits any more
+            loop.call_soon_threadsafe(_settle, told)
 
 
 def _settle(told: Iterable[tuple[_Parcel, Exception | None]]) -> None:

@@ -13,8 +13,8 @@ from umbel.exceptions import UmbelError
 def tell(
     bridge: ResultBridge,
     task_ids: Collection[str],
-    answered: Callable[[dict[str, bytes]], None],
-    failed: Callable[[BaseException], None],
+    answered: Callable[[dict[str, bytes]], object],
+    failed: Callable[[BaseException], object],
 ) -> None:
     """Call back in the background: with the final metas, once all have one, or with an error.
 
@@ -31,8 +31,8 @@ class _CallbackBell:
     def __init__(
         self,
         bridge: ResultBridge,
-        answered: Callable[[dict[str, bytes]], None],
-        failed: Callable[[BaseException], None],
+        answered: Callable[[dict[str, bytes]], object],
+        failed: Callable[[BaseException], object],
     ) -> None:
         self._bridge = bridge
         self._answered = answered

@@ -36,7 +36,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Generator, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -125,7 +125,7 @@ class ResultBridge:
         waiter = Sleeper(task_ids, eager=each is not None)
         missing = len(waiter.wanted)
         finals: dict[str, bytes] = {}
-        deadline = self.deadline(timeout)
+        deadline = self._deadline(timeout)
         try:
             self.enter(waiter)
             while len(finals) < missing:
@@ -141,8 +141,26 @@ class ResultBridge:
             self.leave(waiter)
         return finals
 
-    def deadline(self, timeout: float | None) -> float | None:
-        """Return the point in monotonic time that ``receive`` takes."""
+    def follow(
+        self, task_ids: Collection[str], *, timeout: float | None = None
+    ) -> Generator[list[Arrival], None, None]:
+        """Yield what comes for these tasks, intermediate metas too, until each has a final one.
+
+        Close it if you leave it early. Raises what ``wait`` raises.
+        """
+        waiter = Sleeper(task_ids, eager=True)
+        deadline = self._deadline(timeout)
+        try:
+            self.enter(waiter)
+            while waiter.wanted or waiter.fresh:
+                arrivals = self.receive(waiter, deadline) or self.look(waiter)
+                if not arrivals:
+                    raise late(waiter, timeout)
+                yield arrivals
+        finally:
+            self.leave(waiter)
+
+    def _deadline(self, timeout: float | None) -> float | None:
         return None if timeout is None else self._monotonic() + timeout
 
     def enter(self, *waiters: Sleeper | Passive) -> None:
