@@ -17,9 +17,9 @@ from typing import Any, Concatenate, Literal, ParamSpec, Protocol, Self, TypeVar
 
 from umbel import context, ids, registry, result
 from umbel.bridge import ResultBridge
+from umbel.bridge.aio import AsyncPublisher
 from umbel.calling import BoundCall
-from umbel.canvas.primitives import maybe_signature
-from umbel.canvas.signature import Signature
+from umbel.canvas.signature import Signature, maybe_signature
 from umbel.config import Config, Snapshot
 from umbel.exceptions import ImproperlyConfigured
 from umbel.message import Message
@@ -27,7 +27,7 @@ from umbel.opened import Opened, Servers
 from umbel.options import CallOptions, check_names
 from umbel.publisher import ONCE, Publisher, RetryPolicy
 from umbel.registry import AnyTask, TaskRegistry
-from umbel.routing import Router
+from umbel.routing import Route, Router
 from umbel.signals import Signal, import_modules
 from umbel.task import AsyncTask, Task, TaskOptions, task_from_function
 from umbel.wire.task import Request
@@ -99,6 +99,8 @@ class Umbel:
         self._opened = Opened()
         self._router: tuple[Snapshot, Router] | None = None
         self._publisher: tuple[Snapshot, Publisher] | None = None
+        #: Publishes for coroutines.
+        self.courier = AsyncPublisher(self._publish)
         if config_source is not None:
             self.config_from_object(config_source, namespace=namespace)
         if set_as_current:
@@ -327,6 +329,16 @@ class Umbel:
             )
             made = self._publisher = (snapshot, publisher)
         return made[1]
+
+    def _publish(
+        self,
+        messages: Sequence[Message],
+        routes: Sequence[Route] = (),
+        *,
+        deadline_in: float | None = None,
+        policy: RetryPolicy | None = None,
+    ) -> None:
+        self.publisher.publish(messages, routes, deadline_in=deadline_in, policy=policy)
 
     @property
     def origin(self) -> str:

@@ -37,6 +37,7 @@ class BoundCall:
     __slots__ = (
         "_defaults",
         "_encoder",
+        "_ignored",
         "_inherits_priority",
         "_is_fixed",
         "_least",
@@ -76,6 +77,7 @@ class BoundCall:
         route = self._fixed_route()
         self._routes = (route,) if route else ()
         self._encoder = _encoder(app, name, task, route, self._defaults)
+        self._ignored = task is not None and bool(_option(task, values, "ignore_result"))
         #: Calls without options are all alike.
         self._is_fixed = (
             route is not None
@@ -117,6 +119,8 @@ class BoundCall:
             )
         self._publisher.publish((message,), self._routes)
         result: AsyncResult[Any] = AsyncResult(task_id, app=self.app)
+        if self._ignored:
+            result.ignored = True
         if request is not None and self._trail:
             request.children.append(result)
         return result
@@ -130,16 +134,53 @@ class BoundCall:
         self, args: tuple[Any, ...], kwargs: dict[str, Any], options: Mapping[str, Any]
     ) -> AsyncResult[Any]:
         """Send a call with options of apply_async."""
-        self.check(args, kwargs)
-        request = current_request.get()
-        message, route = self.message(args, kwargs, options, request=request)
-        before_task_publish.send(self.name, **_facts(message, args, kwargs, options, route))
+        message, route = self._prepared(args, kwargs, options)
         self._publisher.publish(
             (message,),
             (route,),
             deadline_in=options.get("deadline_in"),
             policy=_policy(options),
         )
+        return self._sent(message, args, kwargs, options)
+
+    async def asend_with(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], options: Mapping[str, Any]
+    ) -> AsyncResult[Any]:
+        """Send a call without blocking the event loop."""
+        message, route = self._prepared(args, kwargs, options)
+        await self.app.courier.publish(
+            (message,),
+            (route,),
+            deadline_in=options.get("deadline_in"),
+            policy=_policy(options),
+        )
+        return self._sent(message, args, kwargs, options)
+
+    def _prepared(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], options: Mapping[str, Any]
+    ) -> tuple[Message, Route]:
+        self.check(args, kwargs)
+        message, route = self.message(args, kwargs, options, request=current_request.get())
+        # Receivers may change the headers, which are not sent yet.
+        before_task_publish.send(
+            self.name,
+            body=(args, kwargs),
+            exchange=message.exchange,
+            routing_key=message.routing_key,
+            headers=message.headers,
+            properties=message.properties or {},
+            declare=list(route.topology.queues),
+            retry_policy=options.get("retry_policy"),
+        )
+        return message, route
+
+    def _sent(
+        self,
+        message: Message,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: Mapping[str, Any],
+    ) -> AsyncResult[Any]:
         after_task_publish.send(
             self.name,
             headers=message.headers,
@@ -148,6 +189,9 @@ class BoundCall:
             routing_key=message.routing_key,
         )
         result: AsyncResult[Any] = AsyncResult(message.id, app=self.app)
+        ignored = options.get("ignore_result")
+        result.ignored = self._ignored if ignored is None else bool(ignored)
+        request = current_request.get()
         if request is not None and self._trail and options.get("add_to_parent", True):
             request.children.append(result)
         return result
@@ -217,25 +261,25 @@ def _encoder(
     app: Application, name: str, task: Any, route: Route | None, defaults: Mapping[str, Any]
 ) -> TaskEncoder:
     values = app.conf.current().values
-
-    def option(attribute: str, setting: str) -> Any:
-        value = getattr(task, attribute, None)
-        return values[setting] if value is None else value
-
     return TaskEncoder(
         name,
-        serializer=option("serializer", "task_serializer"),
-        compression=option("compression", "task_compression"),
+        serializer=_option(task, values, "serializer"),
+        compression=_option(task, values, "compression"),
         exchange=route.exchange if route else "",
         routing_key=route.routing_key if route else values["task_default_queue"],
         priority=defaults.get("priority", 0),
         # Who sends a task by name cannot know; null leaves it to the worker.
-        ignore_result=None if task is None else option("ignore_result", "task_ignore_result"),
+        ignore_result=None if task is None else _option(task, values, "ignore_result"),
         time_limit=getattr(task, "time_limit", None),
         soft_time_limit=getattr(task, "soft_time_limit", None),
         origin=app.origin,
         argsrepr_maxsize=getattr(task, "resultrepr_maxsize", 1024),
     )
+
+
+def _option(task: Any, values: Mapping[str, Any], name: str) -> Any:
+    value = getattr(task, name, None)
+    return values[f"task_{name}"] if value is None else value
 
 
 def _directed(options: Mapping[str, Any]) -> bool:
@@ -248,21 +292,3 @@ def _policy(options: Mapping[str, Any]) -> RetryPolicy | None:
         return ONCE
     policy = options.get("retry_policy")
     return RetryPolicy.from_mapping(policy) if policy else None
-
-
-def _facts(
-    message: Message,
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
-    options: Mapping[str, Any],
-    route: Route,
-) -> dict[str, Any]:
-    return {
-        "body": (args, kwargs),
-        "exchange": message.exchange,
-        "routing_key": message.routing_key,
-        "headers": message.headers,
-        "properties": message.properties or {},
-        "declare": list(route.topology.queues),
-        "retry_policy": options.get("retry_policy"),
-    }

@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from typing import Any, Protocol, Unpack
 
 from umbel.bridge import ResultBridge
+from umbel.bridge.aio import AsyncPublisher
 from umbel.config import Config
 from umbel.exceptions import ImproperlyConfigured
 from umbel.message import Message
@@ -78,6 +79,8 @@ class Application(Protocol):
 
     main: str | None
     conf: Config
+    #: Publishes for coroutines.
+    courier: AsyncPublisher
 
     @property
     def bridge(self) -> ResultBridge:

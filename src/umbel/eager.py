@@ -14,8 +14,7 @@ from typing import Any
 
 from umbel import states
 from umbel.bound import BoundTask
-from umbel.canvas.primitives import maybe_signature
-from umbel.canvas.signature import listed_signatures
+from umbel.canvas.signature import listed_signatures, maybe_signature
 from umbel.context import current_request
 from umbel.exceptions import Ignore, Reject
 from umbel.executor import execute, execute_async

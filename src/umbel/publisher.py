@@ -20,7 +20,13 @@ from typing import Any
 from umbel import telemetry
 from umbel.backoff import exponential
 from umbel.clock import SYSTEM_CLOCK, Clock
-from umbel.exceptions import ConnectionLost, MessageTooLarge, PublishError, Unroutable
+from umbel.exceptions import (
+    ConnectionLost,
+    MessageTooLarge,
+    PublishError,
+    TimeoutError,  # noqa: A004 -- ours
+    Unroutable,
+)
 from umbel.message import Message
 from umbel.routing import Route
 from umbel.servers.seams import Transport
@@ -108,26 +114,43 @@ class Publisher:
         timeout = self._timeout if deadline_in is None else deadline_in
         deadline = self._clock.monotonic() + timeout
         try:
-            for route in routes:
-                if route.needs not in self._declared:
-                    self._declare(route)
-            self._transport.publish(messages, deadline=deadline)
+            self._attempt(messages, routes, deadline)
         except ConnectionLost as error:
-            self._publish_again(messages, routes, error, deadline, policy or self._policy)
-        except Unroutable as error:
-            self._publish_refused(messages, routes, error, deadline)
+            self._try_again(messages, routes, error, deadline, policy or self._policy)
+        except TimeoutError as error:
+            raise _unknown(messages, f"not confirmed within {timeout} s") from error
 
     def declare(self, route: Route) -> None:
         """Make sure that what a route leads through exists; the server is asked once a process."""
         if route.needs not in self._declared:
-            self._declare(route)
+            self.publish((), (route,))
+
+    def _attempt(
+        self, messages: Sequence[Message], routes: Sequence[Route], deadline: float
+    ) -> None:
+        for route in routes:
+            if route.needs not in self._declared:
+                self._declare(route)
+        if not messages:
+            return
+        try:
+            self._transport.publish(messages, deadline=deadline)
+        except Unroutable as error:
+            if not routes:
+                raise
+            # Somebody deleted a queue, or the server forgot it: declare again, then try once more.
+            for route in routes:
+                self._declare(route)
+            refused = {task_id for task_id, _ in error.refused}
+            again = [message for message in messages if message.id in refused]
+            self._transport.publish(again, deadline=deadline)
 
     def _declare(self, route: Route) -> None:
         if route.topology.exchanges or route.topology.queues:
             self._transport.declare(route.topology)
         self._declared.add(route.needs)
 
-    def _publish_again(
+    def _try_again(
         self,
         messages: Sequence[Message],
         routes: Sequence[Route],
@@ -144,33 +167,19 @@ class Publisher:
             telemetry.emit("publish.retried", count=len(messages), attempt=attempt, error=error)
             self._clock.sleep(pause)
             try:
-                for route in routes:
-                    self.declare(route)
-                self._transport.publish(messages, deadline=deadline)
+                self._attempt(messages, routes, deadline)
             except ConnectionLost as again:
                 error, attempt = again, attempt + 1
+            except TimeoutError as late:
+                raise _unknown(messages, f"not confirmed in time, after: {error}") from late
             else:
                 return
-        reason = f"not known to be stored (attempts: {attempt + 1}): {error}"
-        raise PublishError(
-            "the broker could not be reached", [(message.id, reason) for message in messages]
-        ) from error
+        raise _unknown(messages, f"no connection (attempts: {attempt + 1}): {error}") from error
 
-    def _publish_refused(
-        self,
-        messages: Sequence[Message],
-        routes: Sequence[Route],
-        error: Unroutable,
-        deadline: float,
-    ) -> None:
-        """Declare again and send the refused messages once more: somebody deleted a queue."""
-        if not routes:
-            raise error
-        for route in routes:
-            self._declare(route)
-        refused = {task_id for task_id, _ in error.refused}
-        again = [message for message in messages if message.id in refused]
-        self._transport.publish(again, deadline=deadline)
+
+def _unknown(messages: Sequence[Message], reason: str) -> PublishError:
+    """Return the error of messages of which it is not known whether they are stored."""
+    return PublishError("not known to be stored", [(message.id, reason) for message in messages])
 
 
 def _too_large(message: Message, largest: int) -> MessageTooLarge:

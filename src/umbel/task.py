@@ -171,7 +171,10 @@ class Task(Generic[P, R]):
 
     async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
         """Send a call without blocking the event loop; return when it is stored."""
-        return await aio.call(self.delay, *args, **kwargs)
+        call = self.bound_call()
+        if call.eager:
+            return await aio.call(self.delay, *args, **kwargs)
+        return await call.asend_with(args, kwargs, {})
 
     def apply_async(
         self,
@@ -185,6 +188,19 @@ class Task(Generic[P, R]):
         if call.eager:
             return eager.send(self, tuple(args or ()), dict(kwargs or {}), options)
         return call.send_with(tuple(args or ()), dict(kwargs or {}), options)
+
+    async def aapply_async(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[CallOptions],
+    ) -> AsyncResult[R]:
+        """Send a call with options without blocking the event loop."""
+        call = self.bound_call()
+        if call.eager:
+            return await aio.call(self.apply_async, args, kwargs, **options)
+        check_names(options)
+        return await call.asend_with(tuple(args or ()), dict(kwargs or {}), options)
 
     def apply(
         self,

@@ -6,9 +6,9 @@ A group publishes its members in slices, each one publish call; a generator is r
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
-from umbel.canvas.signature import Signature, listed_signatures
+from umbel.canvas.signature import Signature, kind, listed_signatures, maybe_signature
 from umbel.context import Application, current_request
 from umbel.ids import new_id
 from umbel.message import Message
@@ -27,9 +27,18 @@ _FIRST_ONLY = ("countdown", "eta")
 _LAST_ONLY = ("task_id", "group_id", "group_index", "chord")
 
 
+@kind("group")
 class group(Signature[list[R]]):  # noqa: N801 -- Celery's public name
     """Calls that are sent together and run side by side."""
 
+    @overload
+    def __init__(
+        self, *tasks: Signature[R], app: Application | None = None, **options: Any
+    ) -> None: ...
+    @overload
+    def __init__(
+        self, tasks: Iterable[Signature[R]], /, *, app: Application | None = None, **options: Any
+    ) -> None: ...
     def __init__(self, *tasks: Any, app: Application | None = None, **options: Any) -> None:
         members: Any = (
             tasks[0] if len(tasks) == 1 and not isinstance(tasks[0], Signature) else tasks
@@ -86,6 +95,10 @@ class group(Signature[list[R]]):  # noqa: N801 -- Celery's public name
         if request is not None:
             request.children.append(result)
         return result
+
+    def __call__(self, *args: Any, **options: Any) -> GroupResult[R]:  # type: ignore[override]
+        """Send every member."""
+        return self.apply_async(args, **options)
 
     def _frozen(
         self, group_id: str, call: tuple[Any, Any, dict[str, Any]], results: list[AsyncResult[R]]
@@ -147,9 +160,21 @@ class group(Signature[list[R]]):  # noqa: N801 -- Celery's public name
         return f"group({members!r})"
 
 
+@kind("chain")
 class chain(Signature[R]):  # noqa: N801 -- Celery's public name
     """Calls that are sent one after the other, each with the result of the one before."""
 
+    @overload
+    def __init__(
+        self,
+        *tasks: *tuple[*tuple[Signature[Any], ...], Signature[R]],
+        app: Application | None = None,
+        **options: Any,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self, tasks: Iterable[Signature[R]], /, *, app: Application | None = None, **options: Any
+    ) -> None: ...
     def __init__(self, *tasks: Any, app: Application | None = None, **options: Any) -> None:
         given: Any = tasks[0] if len(tasks) == 1 and not isinstance(tasks[0], Mapping) else tasks
         links: list[Signature[Any]] = []
@@ -207,6 +232,10 @@ class chain(Signature[R]):  # noqa: N801 -- Celery's public name
         if request is not None:
             request.children.append(result)
         return result
+
+    def __call__(self, *args: Any, **kwargs: Any) -> AsyncResult[R]:  # type: ignore[override]
+        """Send it."""
+        return self.apply_async(args, kwargs)
 
     def _prepared(
         self, args: Sequence[Any], kwargs: Mapping[str, Any] | None, options: dict[str, Any]
@@ -291,26 +320,3 @@ def first_message(sig: Signature[Any], request: Request | None) -> tuple[Message
         first, options = sig, sig.options
     call = sig.app.call_for(first.task)
     return call.message(first.args, first.kwargs, options, request=request)
-
-
-_KINDS: Mapping[str, type[Signature[Any]]] = {"group": group, "chain": chain}
-
-
-def maybe_signature(value: Any, app: Application | None = None) -> Any:
-    """Return the signature that a dict describes, however it came here; anything else as it is."""
-    if not isinstance(value, Mapping):
-        return value
-    if isinstance(value, Signature):
-        if app is not None and value.given_app is None:
-            value.given_app = app
-        return value
-    kind = _KINDS.get(value.get("subtask_type") or "", Signature)
-    return kind.from_dict(value, app)
-
-
-def signature(varies: Any, *args: Any, **kwargs: Any) -> Signature[Any]:
-    """Return a signature: of a dict, a task, or a task's name with its arguments."""
-    if isinstance(varies, Mapping):
-        found: Signature[Any] = maybe_signature(varies, kwargs.get("app"))
-        return found.clone() if isinstance(varies, Signature) else found
-    return Signature(varies, *args, **kwargs)

@@ -6,7 +6,7 @@ belongs to whoever holds it; nothing here is shared between threads.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, Generic, Self, TypeVar
 
@@ -15,6 +15,21 @@ from umbel.ids import new_id
 from umbel.result import AsyncResult
 
 R = TypeVar("R")
+S = TypeVar("S")
+C = TypeVar("C", bound="type[Signature[Any]]")
+
+#: Classes by the value of ``subtask_type``; filled when their modules are imported.
+_kinds: dict[str, type[Signature[Any]]] = {}
+
+
+def kind(name: str) -> Callable[[C], C]:
+    """Make serialised signatures of this ``subtask_type`` instances of the decorated class."""
+
+    def register(cls: C) -> C:
+        _kinds[name] = cls
+        return cls
+
+    return register
 
 
 class Signature(dict[str, Any], Generic[R]):
@@ -131,6 +146,18 @@ class Signature(dict[str, Any], Generic[R]):
     def __invert__(self) -> R:
         """Send it and wait for its result."""
         return self.apply_async().get()
+
+    def __or__(self, other: Signature[S]) -> Signature[S]:  # type: ignore[override]
+        """Return the chain of this and another call."""
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        return joined(self, other)
+
+    def __ror__(self, other: Any) -> Signature[R]:  # type: ignore[override]
+        """Return the chain of another call, given as a plain dict, and this one."""
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        return joined(maybe_signature(other), self)
 
     # --- making others of it
 
@@ -255,6 +282,34 @@ class Signature(dict[str, Any], Generic[R]):
         shown = [repr(each) for each in self.args]
         shown += [f"{name}={value!r}" for name, value in self.kwargs.items()]
         return f"{self.task}({', '.join(shown)})"
+
+
+def joined(first: Signature[Any], then: Signature[S]) -> Signature[S]:
+    """Return the chain of two calls."""
+    made: Any = _kinds["chain"]
+    chained: Signature[S] = made(first, then)
+    return chained
+
+
+def maybe_signature(value: Any, app: Application | None = None) -> Any:
+    """Return the signature that a dict describes, however it came here; else the value itself."""
+    if not isinstance(value, Mapping):
+        return value
+    if isinstance(value, Signature):
+        if app is not None and value.given_app is None:
+            value.given_app = app
+        return value
+    return _kinds.get(value.get("subtask_type") or "", Signature).from_dict(value, app)
+
+
+def signature(varies: Any, *args: Any, **kwargs: Any) -> Signature[Any]:
+    """Return a signature: of a dict, a task, or a task's name with its arguments."""
+    if isinstance(varies, Signature):
+        return varies.clone()
+    if isinstance(varies, Mapping):
+        found: Signature[Any] = maybe_signature(varies, kwargs.get("app"))
+        return found
+    return Signature(varies, *args, **kwargs)
 
 
 def listed_signatures(value: Any) -> list[Any]:
