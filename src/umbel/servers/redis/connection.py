@@ -291,8 +291,12 @@ class Connections:
             connection.connect()
         link = Link(connection, self._options)
         link.generation = self._generation
-        _check_version(connection.handshake_metadata)
-        self._check_schema(link, deadline)
+        try:
+            _check_version(connection.handshake_metadata)
+            self._check_schema(link, deadline)
+        except BaseException:
+            link.close()
+            raise
         telemetry.emit("connection.opened", server=self._options.display_url)
         return link
 
@@ -336,7 +340,6 @@ class Connections:
             2
         ]  # the first two may be refused (no memory left); that is no matter
         if isinstance(readable_from, bytes) and int(readable_from) > SCHEMA:
-            link.close()
             raise ImproperlyConfigured(
                 f"{self._options.display_url} was written by a newer umbel (schema "
                 f"{int(readable_from)}, this one knows {SCHEMA}): upgrade this one"

@@ -76,7 +76,11 @@ class RedisConsumer:
         self._waker = Waker()
         self._closed = False
         self._link: Link | None = None
-        self._reserve(0)  # the lease begins now
+        try:
+            self._reserve(0)  # the lease begins now
+        except BaseException:
+            self._waker.close()
+            raise
 
     def receive(self, limit: int, timeout: float) -> list[Delivery]:
         deadline = self._monotonic() + timeout

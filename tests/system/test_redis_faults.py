@@ -1,0 +1,310 @@
+"""What breaks between umbel and Redis: connections, replies, the server itself."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from tests.servers import redis_server
+from umbel import servers
+from umbel.clock import SYSTEM_CLOCK
+from umbel.exceptions import (
+    ConnectionLost,
+    ImproperlyConfigured,
+    MessageTooLarge,
+    PublishError,
+    StorageError,
+    TimeoutError,  # noqa: A004 -- Celery's public name
+)
+from umbel.ids import new_id
+from umbel.message import Delivery, Effects, Message, ResultRecord
+from umbel.servers.redis import RedisServer, open_server, scripts
+from umbel.servers.redis.consumer import RedisConsumer
+from umbel.servers.seams import Consumer, Server, Watch
+from umbel.states import SUCCESS
+from umbel.testing.probe import Probe
+from umbel.topology import Queue, Topology
+
+#: Seconds until what must happen fails the test.
+PATIENCE = 20.0
+
+
+@pytest.fixture
+def server(redis_url: str) -> Iterator[RedisServer]:
+    server = open_server(redis_url, {})
+    server.transport.declare(Topology(queues=(Queue("work"),)))
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def admin(redis_url: str) -> Iterator[redis.Redis]:
+    """A plain client of the same database."""
+    client = redis.Redis.from_url(redis_url)
+    yield client
+    client.close()
+
+
+def send(server: Server, count: int = 1) -> list[str]:
+    messages = [Message(new_id(), b"[]", {}, "work") for _ in range(count)]
+    server.transport.publish(messages, deadline=SYSTEM_CLOCK.monotonic() + PATIENCE)
+    return [each.id for each in messages]
+
+
+def begin(server: Server) -> Consumer:
+    return server.transport.consume(["work"], consumer_id=new_id(), lease=600.0)
+
+
+def ids(deliveries: list[Delivery]) -> list[str]:
+    return [each.message.id for each in deliveries]
+
+
+def persistently(receive: Callable[[], list[Delivery]]) -> list[Delivery]:
+    """Receive, and again when the connection was lost; the deadline is the test's."""
+    while True:
+        try:
+            return receive()
+        except ConnectionLost:
+            SYSTEM_CLOCK.sleep(0.01)
+
+
+# --- lost replies and connections
+
+
+def test_what_a_lost_reply_contained_is_given_again(server: RedisServer) -> None:
+    # Given a request that took messages, and whose reply never came
+    sent = send(server, 5)
+    consumer = server.transport.consume(["work"], consumer_id=new_id(), lease=600.0)
+    assert isinstance(consumer, RedisConsumer)
+    connections = server._connections
+    arguments = (consumer._id, consumer._number, 3, consumer._lease, 1000)
+    connections.run(scripts.RESERVE, consumer._rotations[0], [arguments])
+    # Then the next one gives the same, and only then the others
+    first = consumer.receive(10, timeout=PATIENCE)
+    assert ids(first) == sent[:3]
+    # And that request, executed late and once more, takes nothing
+    connections.run(scripts.RESERVE, consumer._rotations[0], [arguments])
+    assert ids(consumer.receive(10, timeout=PATIENCE)) == sent[3:]
+    report = server.committer.commit([Effects(each) for each in first])
+    assert report.stale == ()
+    consumer.close()
+
+
+@pytest.mark.timeout(120)
+def test_connections_killed_at_random_lose_nothing(server: RedisServer, admin: redis.Redis) -> None:
+    # Given a consumer that works, while its server kills every connection now and then
+    sent = send(server, 3000)
+    consumer = begin(server)
+    done: Counter[str] = Counter()
+    lost = 0
+    while sum(done.values()) < len(sent):
+        batch = persistently(lambda: consumer.receive(20, timeout=1.0))
+        if random.random() < 0.3:
+            lost += admin.client_kill_filter(_type="normal", skipme=True)
+        results = [ResultRecord(each.message.id, b"{}", SUCCESS) for each in batch]
+        try:
+            report = server.committer.commit(
+                [Effects(each, results=(r,)) for each, r in zip(batch, results, strict=True)]
+            )
+        except ConnectionLost:
+            continue
+        done.update(ids([each for each in batch if each not in report.stale]))
+    # Then every message was committed once
+    print(f"{lost} connections killed")
+    assert lost > 10
+    assert done == Counter(sent)
+    assert server.transport.depth(["work"])["work"].held == 0
+    consumer.close()
+
+
+def test_a_server_that_was_restarted_is_found_again(server_directory: Path) -> None:
+    options = ("--appendonly", "yes", "--appendfsync", "always")
+    with redis_server(server_directory, *options) as redis_process:
+        server = servers.open(redis_process.url)
+        server.transport.declare(Topology(queues=(Queue("work"),)))
+        sent = send(server, 3)
+        consumer, watch = begin(server), server.results.watch()
+        watch.add(sent)
+        held = consumer.receive(2, timeout=PATIENCE)
+        # When the server dies with messages held, and comes back with its data
+        redis_process.kill()
+        with pytest.raises(ConnectionLost):
+            send(server)
+        with pytest.raises(ConnectionLost):
+            consumer.receive(1, timeout=PATIENCE)
+        redis_process.start()
+        # Then what was held still is, what waits is received, and what is stored is told
+        records = [ResultRecord(each.message.id, b"{}", SUCCESS) for each in held]
+        effects = [Effects(each, results=(r,)) for each, r in zip(held, records, strict=True)]
+        assert server.committer.commit(effects).stale == ()
+        assert ids(consumer.receive(5, timeout=PATIENCE)) == sent[2:]
+        assert sorted(told(watch, 2)) == sorted(sent[:2])
+        watch.close()
+        consumer.close()
+        server.close()
+
+
+def told(watch: Watch, count: int) -> set[str]:
+    seen: set[str] = set()
+    while len(seen) < count:
+        try:
+            seen |= {task_id for task_id, _ in watch.receive(timeout=PATIENCE)}
+        except ConnectionLost:
+            SYSTEM_CLOCK.sleep(0.01)
+    return seen
+
+
+def test_a_frozen_server_makes_a_publish_end_at_its_deadline(server_directory: Path) -> None:
+    with redis_server(server_directory) as redis_process:
+        server = servers.open(redis_process.url)
+        server.transport.declare(Topology(queues=(Queue("work"),)))
+        redis_process.freeze()
+        for _ in range(2):  # over a connection that was there, and over a new one
+            began = SYSTEM_CLOCK.monotonic()
+            with pytest.raises((TimeoutError, ConnectionLost)):
+                server.transport.publish([Message("x", b"", {}, "work")], deadline=began + 0.3)
+            assert SYSTEM_CLOCK.monotonic() - began < 2.0
+        redis_process.thaw()
+        server.close()
+
+
+def test_scripts_that_the_server_forgot_are_sent_again(
+    server: RedisServer, admin: redis.Redis
+) -> None:
+    consumer = begin(server)
+    admin.script_flush()
+    sent = send(server, 2500)
+    assert ids(consumer.receive(10_000, timeout=PATIENCE)) == sent
+    consumer.close()
+
+
+# --- a server that cannot or must not
+
+
+def test_a_full_server_refuses_messages_and_still_gives_and_ends_them(
+    server_directory: Path,
+) -> None:
+    with redis_server(server_directory) as redis_process:
+        server = servers.open(redis_process.url)
+        server.transport.declare(Topology(queues=(Queue("work"),)))
+        sent = send(server, 2)
+        consumer = begin(server)
+        admin = redis.Redis.from_url(redis_process.url)
+        admin.config_set("maxmemory", "1")
+        with pytest.raises(StorageError, match="OOM"):
+            send(server)
+        (held, other) = consumer.receive(5, timeout=PATIENCE)
+        record = ResultRecord(held.message.id, b"{}", SUCCESS)
+        assert server.committer.commit([Effects(held, results=(record,))]).stale == ()
+        consumer.give_back([other])
+        admin.config_set("maxmemory", "0")
+        assert ids(consumer.receive(5, timeout=PATIENCE)) == sent[1:]
+        assert set(server.results.get(sent)) == {sent[0]}
+        consumer.close()
+        server.close()
+        admin.close()
+
+
+def test_a_key_that_is_no_list_is_named_and_the_other_queues_go_on(
+    server: RedisServer, admin: redis.Redis
+) -> None:
+    server.transport.declare(Topology(queues=(Queue("taken"),)))
+    admin.set("taken", "a text")
+    with pytest.raises(PublishError, match="the key taken holds no queue"):
+        server.transport.publish(
+            [Message("x", b"", {}, "taken")], deadline=SYSTEM_CLOCK.monotonic() + PATIENCE
+        )
+    sent = send(server)
+    consumer = server.transport.consume(["taken", "work"], consumer_id=new_id(), lease=600.0)
+    assert ids(consumer.receive(5, timeout=PATIENCE)) == sent
+    with pytest.raises(StorageError, match="taken"):
+        consumer.receive(5, timeout=0.0)
+    assert admin.get("taken") == b"a text"
+    consumer.close()
+
+
+def test_a_message_over_the_limit_is_refused_alone(redis_url: str) -> None:
+    server = open_server(redis_url, {"max_message_size": 2000})
+    server.transport.declare(Topology(queues=(Queue("work"),)))
+    small, large = Message("s", b"", {}, "work"), Message("l", b"x" * 2000, {}, "work")
+    with pytest.raises(MessageTooLarge) as caught:
+        server.transport.publish([large, small], deadline=SYSTEM_CLOCK.monotonic() + PATIENCE)
+    assert [task_id for task_id, _ in caught.value.refused] == ["l"]
+    consumer = begin(server)
+    (held,) = consumer.receive(5, timeout=PATIENCE)
+    assert held.message.id == "s"
+    # As a follow-up it ends its cause among the dead letters instead of coming back for ever
+    server.committer.commit([Effects(held, publish=(large,))])
+    assert server.ledger is not None
+    (letter,) = server.ledger.dead_letters()
+    assert (letter.message.id, letter.queue) == ("s", "work")
+    assert "2000 are allowed" in letter.reason
+    consumer.close()
+    server.close()
+
+
+def test_a_newer_schema_is_refused_and_an_older_writer_is_not(
+    redis_url: str, admin: redis.Redis
+) -> None:
+    admin.hset("umbel:schema", mapping={"written": 2, "readable_from": 1})
+    server = servers.open(redis_url)
+    server.transport.declare(Topology(queues=(Queue("work"),)))
+    server.close()
+    admin.hset("umbel:schema", "readable_from", 2)
+    with pytest.raises(ImproperlyConfigured, match="newer umbel"):
+        servers.open(redis_url).transport.queues()
+
+
+def test_a_hostile_task_id_harms_nobody(server: RedisServer) -> None:
+    half = "\ud800"  # half of a surrogate pair is no Unicode text, and JSON can carry it
+    (innocent,) = send(server)
+    consumer = begin(server)
+    (held,) = consumer.receive(5, timeout=PATIENCE)
+    records = (ResultRecord(half, b"{}", SUCCESS), ResultRecord(innocent, b"{}", SUCCESS))
+    assert server.committer.commit([Effects(held, results=records)]).stale == ()
+    assert set(server.results.get([innocent, half])) == {innocent, half}
+    consumer.close()
+
+
+def test_elements_that_are_no_messages_are_given_with_the_problem(
+    server: RedisServer, admin: redis.Redis
+) -> None:
+    poison = [b"{}", b"not json", b"\xff\xfe", b"[1]", b'{"body": 3}', b"", b"null"]
+    admin.rpush("work", *reversed(poison))
+    (good,) = send(server)
+    consumer = begin(server)
+    got = consumer.receive(100, timeout=PATIENCE)
+    assert [each.message.body for each in got[:-1]] == poison
+    assert all(each.problem for each in got[:-1])
+    assert got[-1].message.id == good
+    consumer.close()
+
+
+# --- waiting
+
+
+def test_a_consumer_at_rest_asks_the_server_nothing(
+    server: RedisServer, admin: redis.Redis
+) -> None:
+    consumer = begin(server)
+    consumer.receive(1, timeout=0.0)
+    before = admin.info("stats")["total_commands_processed"]
+    assert consumer.receive(1, timeout=1.0) == []
+    # Two requests, at the beginning and the end of the wait, each a script of twenty commands.
+    assert admin.info("stats")["total_commands_processed"] - before < 60
+    consumer.close()
+
+
+def test_connections_are_opened_once(server: RedisServer) -> None:
+    with Probe() as probe:
+        consumer = begin(server)
+        for _ in range(5):
+            send(server)
+            server.committer.commit([Effects(e) for e in consumer.receive(5, timeout=PATIENCE)])
+        assert len(probe.seen("connection.opened")) == 1  # the other was open already
+        consumer.close()
