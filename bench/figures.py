@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bench.session import Stage
-from bench.systems import SYSTEMS, System
+from bench.systems import USUAL, System
 
 #: The system that the others are compared with.
 OURS = "umbel"
@@ -51,7 +51,7 @@ class Case:
     #: Measures one system once; a metric that it leaves out does not apply.
     measure: Callable[[Stage, System], Mapping[str, float]]
     targets: tuple[Target, ...] = ()
-    systems: tuple[str, ...] = tuple(system.name for system in SYSTEMS)
+    systems: tuple[str, ...] = tuple(system.name for system in USUAL)
     #: Rounds at most, for what takes minutes.
     rounds: int = 1000
 

@@ -57,7 +57,8 @@ POTATOQ = (
 )
 FLEXIQ = ("-m", "flexiq.cli", "worker", "--app", "bench.apps.flexiq_app:queue", "--pool", "prefork")
 
-SYSTEMS = (
+#: Measured by every case that names no others.
+USUAL = (
     System(
         "umbel",
         "bench.apps.umbel_app",
@@ -144,9 +145,19 @@ SYSTEMS = (
         promise="late, leases; NORMAL",
         package="flexiq",
         version="2.1.0",
-        coroutines=True,
     ),
 )
+THREADS = System(
+    "flexiq, threads",
+    "bench.apps.flexiq_app",
+    (*FLEXIQ[:-1], "thread"),
+    pace=500,
+    promise="the same; one process, the pool that runs coroutines together",
+    package="flexiq",
+    version="2.1.0",
+    coroutines=True,
+)
+SYSTEMS = (*USUAL, THREADS)
 
 
 def named(names: tuple[str, ...]) -> list[System]:

@@ -21,7 +21,6 @@ queue = Queue(
     workers=apps.concurrency(),
     scheduler_poll_interval_ms=1,
     scheduler_batch_size=100,
-    push_dispatch=True,
 )
 registered = {name: queue.task(name=name)(function) for name, function in functions.items()}
 

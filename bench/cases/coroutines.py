@@ -5,7 +5,7 @@ from bench.session import Stage
 from bench.systems import System
 
 #: Naps sent to each system; who runs them a few at a time gets fewer.
-NAPS = {"umbel": 10_000, "flexiq": 200, "potatoq": 5}
+NAPS = {"umbel": 10_000, "flexiq, threads": 500, "potatoq": 5}
 #: Synchronous tasks a second beside them, and for how many seconds.
 RATE, SECONDS = 20.0, 5.0
 

@@ -46,7 +46,7 @@ CASE = Case(
     metrics=(
         Metric("filled", "tasks/s, filled before", compared=True),
         Metric("meanwhile", "tasks/s, filled meanwhile", compared=True),
-        Metric("cpu", "worker CPU µs/task", 1),
+        Metric("cpu", "worker CPU µs/task", 1, compared=True),
     ),
     measure=measure,
     targets=(

@@ -40,7 +40,7 @@ CASE = Case(
     ),
     metrics=(
         Metric("one", "calls/s, one by one", compared=True),
-        Metric("cpu", "client CPU µs/call", 1),
+        Metric("cpu", "client CPU µs/call", 1, compared=True),
         Metric("bulk", "calls/s, in bulk", compared=True),
     ),
     measure=measure,
