@@ -18,9 +18,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib import import_module
-from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any
 
@@ -28,6 +26,7 @@ from umbel.exceptions import ImproperlyConfigured
 from umbel.project import project_folder
 from umbel.settings.kinds import Setting
 from umbel.settings.table import Settings, table
+from umbel.spelling import suggestion
 
 #: Layers, the strongest last.
 LAYERS = ("defaults", "pyproject", "object", "program", "environment", "command line")
@@ -67,7 +66,7 @@ class Config(Settings):
         values: Mapping[str, Any] | None = None,
         *,
         environ: Mapping[str, str] | None = None,
-        folder: Path | None = None,
+        folder: str | None = None,
     ) -> None:
         #: None until the first value is asked for; then the newest. Compare it by identity.
         self.snapshot: Snapshot | None = None
@@ -177,7 +176,7 @@ class Config(Settings):
             self._layers["object"] = pending()
         if not self._loaded:
             self._loaded = True
-            self._layers["pyproject"] = _from_pyproject(self._folder or Path.cwd())
+            self._layers["pyproject"] = _from_pyproject(self._folder or os.getcwd())  # noqa: PTH109 -- see project.py
             self._layers["environment"] = _from_environment(
                 os.environ if self._environ is None else self._environ
             )
@@ -206,8 +205,7 @@ def setting_named(name: str) -> str:
 
 
 def _unknown(name: str, source: str = "") -> str:
-    close = get_close_matches(name.lower(), TABLE, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
+    hint = suggestion(name.lower(), TABLE)
     return f"there is no setting {name!r}{hint}" + (f" (from {source})" if source else "")
 
 
@@ -224,10 +222,11 @@ def _parsed(items: Iterable[tuple[str, Any]], source: str) -> dict[str, _Value]:
 # --- the sources
 
 
-def _from_pyproject(folder: Path) -> dict[str, _Value]:
-    path = project_folder(folder) / "pyproject.toml"
+def _from_pyproject(folder: str) -> dict[str, _Value]:
+    path = f"{project_folder(folder)}/pyproject.toml"
     try:
-        text = path.read_text(encoding="utf-8")
+        with open(path, encoding="utf-8") as file:  # noqa: PTH123 -- see project.py
+            text = file.read()
     except OSError:
         return {}
     if "tool.umbel" not in text:
@@ -250,7 +249,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, _Value]:
         source = f"the variable {variable}"
         if name in TABLE:
             found[name] = _Value(TABLE[name].parse_text(text, source), source)
-        elif get_close_matches(name, TABLE, n=1, cutoff=_SIMILAR):
+        elif suggestion(name, TABLE, _SIMILAR):
             raise ImproperlyConfigured(_unknown(name, source))
     return found
 
@@ -268,7 +267,7 @@ def _settings_in(found: object, namespace: str | None) -> Iterator[tuple[str, An
             yield name, value
         elif isinstance(found, Mapping) and not prefix:
             yield given, value  # a dict made for us has nothing else in it: an error says so
-        elif get_close_matches(name.lower(), TABLE, n=1, cutoff=_SIMILAR):
+        elif suggestion(name.lower(), TABLE, _SIMILAR):
             yield name, value  # a module has other names too, but hardly one so similar
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any, TypedDict
 
 from umbel.exceptions import ImproperlyConfigured
+from umbel.spelling import suggestion
 from umbel.topology import Exchange, Queue
 from umbel.wire.names import AMQP_PROPERTIES, TASK_HEADERS
 
@@ -74,9 +74,7 @@ def check_names(options: Mapping[str, Any]) -> None:
         return
     stamps = options.get("stamped_headers") or ()
     for name in sorted(options.keys() - KNOWN - set(stamps)):
-        close = get_close_matches(name, KNOWN, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise TypeError(f"apply_async() has no option {name!r}{hint}")
+        raise TypeError(f"apply_async() has no option {name!r}{suggestion(name, KNOWN)}")
 
 
 def expand(options: Mapping[str, Any], *, now: float, zone: dt.tzinfo | None) -> dict[str, Any]:

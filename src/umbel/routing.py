@@ -15,11 +15,11 @@ import fnmatch
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from typing import Any, cast
 
 from umbel.config import import_named
 from umbel.exceptions import ImproperlyConfigured, QueueNotFound
+from umbel.spelling import suggestion
 from umbel.topology import Exchange, ExchangeType, Queue, Topology
 
 #: What a route may say, beside any other option of apply_async.
@@ -90,8 +90,7 @@ class Router:
         if found is not None:
             return found
         if not self._settings["task_create_missing_queues"]:
-            close = get_close_matches(name, self.queues, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
+            hint = suggestion(name, self.queues)
             raise QueueNotFound(f"queue {name!r} is not in task_queues{hint}")
         kind: ExchangeType = self._settings["task_create_missing_queue_exchange_type"] or "direct"
         if name == self._settings["task_default_queue"]:

@@ -13,7 +13,6 @@ import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from difflib import get_close_matches
 from types import CoroutineType
 from typing import (
     TYPE_CHECKING,
@@ -40,6 +39,7 @@ from umbel.exceptions import MaxRetriesExceededError, Retry
 from umbel.message import ResultRecord
 from umbel.options import CallOptions, check_names, wall_time
 from umbel.result import AsyncResult, EagerResult
+from umbel.spelling import suggestion
 from umbel.wire.result import encode_meta
 from umbel.wire.task import Request
 
@@ -504,6 +504,5 @@ def _check_names(options: Mapping[str, Any], base: type) -> None:
     known = _DECORATOR_ONLY | TaskOptions.__annotations__.keys()
     for name in options:
         if name not in known and not hasattr(base, name):
-            close = get_close_matches(name, known, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
+            hint = suggestion(name, known)
             raise TypeError(f"@task has no option {name!r}, nor has its base{hint}")
