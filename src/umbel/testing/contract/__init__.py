@@ -35,6 +35,7 @@ pytest.register_assert_rewrite(
             "consumer",
             "leases",
             "ledger",
+            "model",
             "results",
             "stage",
             "transport",
@@ -47,6 +48,7 @@ from umbel.testing.contract.commit import CommitContract  # noqa: E402
 from umbel.testing.contract.consumer import ConsumerContract  # noqa: E402
 from umbel.testing.contract.leases import LeaseContract  # noqa: E402
 from umbel.testing.contract.ledger import LedgerContract  # noqa: E402
+from umbel.testing.contract.model import ModelContract  # noqa: E402
 from umbel.testing.contract.results import ResultContract  # noqa: E402
 from umbel.testing.contract.stage import Backend, Stage  # noqa: E402
 from umbel.testing.contract.transport import TransportContract  # noqa: E402
@@ -58,6 +60,7 @@ __all__ = [
     "ConsumerContract",
     "LeaseContract",
     "LedgerContract",
+    "ModelContract",
     "ResultContract",
     "ServerContract",
     "Stage",
@@ -73,5 +76,6 @@ class ServerContract(
     CommitContract,
     ResultContract,
     LedgerContract,
+    ModelContract,
 ):
     """All that a server with a ledger of its own promises."""

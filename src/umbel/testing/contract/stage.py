@@ -33,7 +33,7 @@ from umbel.topology import Queue, Topology
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: Seconds until a wait for what must happen fails the test.
+#: Seconds until a wait for what must happen fails the test, unless the backend says otherwise.
 PATIENCE = 10.0
 #: Seconds of a lease that shall not end during a test.
 LONG = 600.0
@@ -55,6 +55,8 @@ class Backend:
     short: float = 10.0
     #: Seconds in which something that must not arrive would have arrived.
     quiet: float = 0.05
+    #: Seconds until a wait for what must happen fails the test.
+    patience: float = PATIENCE
     #: Other processes reach the same server by this URL.
     across_processes: bool = True
     #: How many random histories the model-based test plays.
@@ -74,6 +76,7 @@ class Stage:
         self.backend = backend
         self.clock = backend.clock
         self.short = backend.short
+        self.patience = backend.patience
         self._servers: list[Server] = []
         self._sessions: list[Consumer | Watch] = []
         self.server = self.open()
@@ -114,7 +117,7 @@ class Stage:
     # --- time
 
     def deadline(self) -> float:
-        return self.clock.monotonic() + PATIENCE
+        return self.clock.monotonic() + self.patience
 
     def lapse(self, seconds: float) -> None:
         """Let time pass; who waits in a receive looks again."""
@@ -157,10 +160,10 @@ class Stage:
     def take(self, consumer: Consumer, count: int = 1) -> list[Delivery]:
         """Receive exactly this many; waits for each of them."""
         taken: list[Delivery] = []
-        deadline = SYSTEM_CLOCK.monotonic() + PATIENCE
+        deadline = SYSTEM_CLOCK.monotonic() + self.patience
         while len(taken) < count:
             left = deadline - SYSTEM_CLOCK.monotonic()
-            assert left > 0, f"received {ids(taken)}, and not {count} messages in {PATIENCE} s"
+            assert left > 0, f"received {ids(taken)}, not {count} messages in {self.patience} s"
             taken += consumer.receive(count - len(taken), timeout=left)
         assert len(taken) == count
         return taken
@@ -277,9 +280,9 @@ def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Ca
     return join
 
 
-def eventually(check: Callable[[], bool], what: str) -> None:
+def eventually(check: Callable[[], bool], what: str, *, patience: float = PATIENCE) -> None:
     """Wait until a figure that the server settles late is right."""
-    deadline = SYSTEM_CLOCK.monotonic() + PATIENCE
+    deadline = SYSTEM_CLOCK.monotonic() + patience
     while not check():
-        assert SYSTEM_CLOCK.monotonic() < deadline, f"{what}: not so after {PATIENCE} s"
+        assert SYSTEM_CLOCK.monotonic() < deadline, f"{what}: not so after {patience} s"
         SYSTEM_CLOCK.sleep(0.01)
