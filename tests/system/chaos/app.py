@@ -25,12 +25,12 @@ from umbel.worker.launch import Worker, WorkerOptions
 app = Umbel(
     "chaos",
     broker=os.environ["CHAOS_BROKER"],
-    config={"worker_lease": float(os.environ.get("CHAOS_LEASE", "2"))},
+    worker_lease=float(os.environ.get("CHAOS_LEASE", "2")),
 )
 journal = Journal(Path(os.environ["CHAOS_JOURNAL"]))
 #: Gap -> probability that the process dies in it each time it gets there.
 faults: dict[str, float] = json.loads(os.environ.get("CHAOS_FAULTS", "{}"))
-chance = random.Random()  # noqa: S311 -- faults, no secrets
+chance = random.Random()
 
 
 def die_perhaps(gap: str) -> None:
