@@ -246,7 +246,9 @@ class ResultBridge:
     def _tidy(self) -> None:
         """Tell the watch which tasks to follow no more, if no leader is going to."""
         with self._mutex:
-            if self._leader is not None or self._watch is None or not self._gone:
+            if self._watch is None:
+                self._gone.clear()
+            if self._leader is not None or not self._gone:
                 return
             self._leader = self._caretaker
         intact = False
@@ -364,6 +366,7 @@ class ResultBridge:
             arrival = (task_id, meta, self.is_final(meta))
             if arrival[2]:
                 del self._waiting[task_id]
+                self._new.discard(task_id)
                 self._gone.add(task_id)
             for waiter in waiters:
                 waiter.hand(arrival)
