@@ -252,8 +252,14 @@ class Connections:
 
     def call(self, *words: Word, deadline: float | None = None) -> Any:
         """Send one command over an idle link."""
-        with self.link(deadline) as link:
-            return link.call(*words, deadline=deadline)
+        link = self._take(deadline)
+        try:
+            reply = link.call(*words, deadline=deadline)
+        except BaseException:
+            link.close()
+            raise
+        self._put(link)
+        return reply
 
     def run(
         self,
@@ -264,22 +270,14 @@ class Connections:
         deadline: float | None = None,
     ) -> list[Any]:
         """Run a script, once for each list of arguments, over an idle link."""
-        with self.link(deadline) as link:
-            return link.run(script, keys, calls, deadline=deadline)
-
-    @contextmanager
-    def link(self, deadline: float | None = None) -> Generator[Link]:
-        """Lend a link for one block; it is not put back if that raises."""
         link = self._take(deadline)
         try:
-            yield link
+            replies = link.run(script, keys, calls, deadline=deadline)
         except BaseException:
             link.close()
             raise
-        if link.generation == self._generation and len(self._idle) < MOST_IDLE:
-            self._idle.append(link)
-        else:
-            link.close()
+        self._put(link)
+        return replies
 
     def open(self, deadline: float | None = None) -> Link:
         """Return a new link, which the caller closes. Raises ConnectionLost, TransportError."""
@@ -319,6 +317,12 @@ class Connections:
                 return link
             link.close()
         return self.open(deadline)
+
+    def _put(self, link: Link) -> None:
+        if link.generation == self._generation and len(self._idle) < MOST_IDLE:
+            self._idle.append(link)
+        else:
+            link.close()
 
     def _timeouts(self, deadline: float) -> dict[str, float]:
         left = deadline - self._options.clock.monotonic()

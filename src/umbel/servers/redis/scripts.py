@@ -225,12 +225,21 @@ return {}
 """
 )
 
-#: Store messages, in order.
+#: Store messages, in order. The usual case, one message for a queue and at once, comes first: it
+#: takes half the server's time that making the functions for the others takes.
 #:   KEYS  1 exchanges   2 queues
 #:   ARGV  1 key prefix   2 separator   3 beginning of bindings   4 beginning of delayed,
 #:         then the messages
 #:   ->    for each message refused its number (from 0) and why
 PUBLISH: Final = Script.of(
+    """
+if #ARGV == 9 and ARGV[5] == '' and ARGV[8] == '0' then
+  if redis.call('HEXISTS', KEYS[2], ARGV[6]) == 1 then
+    local length = redis.pcall('LPUSH', ARGV[1] .. ARGV[6] .. ARGV[7], ARGV[9])
+    if type(length) == 'number' then return {} end
+  end
+end
+""",
     _CLOCK,
     _MESSAGES,
     """
