@@ -41,7 +41,7 @@ def table(rounds: Rounds) -> str:
     rows = [_headings(case.metrics)]
     rows += [_row(rounds, name) for name in case.systems if any(rounds.values.get(name, []))]
     parts = [case.method, _grid(rows)]
-    judged = [_verdict(rounds, target) for target in case.targets if OURS in rounds.values]
+    judged = [line for target in case.targets if (line := _verdict(rounds, target))]
     parts.append("\n".join(judged))
     parts += [f"{name} failed: {reason}" for name, reason in rounds.failures.items()]
     return "\n\n".join(part for part in parts if part)
@@ -111,6 +111,8 @@ def _cell(values: Sequence[float], decimals: int) -> str:
 
 def _verdict(rounds: Rounds, target: Target) -> str:
     value, reached = rounds.judge(target)
+    if math.isnan(value):
+        return ""  # one of the two was not measured
     headings = {metric.key: metric.heading for metric in rounds.case.metrics}
     what = f"{target.system}: {headings[target.metric]}"
     if target.of or target.of_metric:
