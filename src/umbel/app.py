@@ -20,7 +20,7 @@ from umbel.bridge import ResultBridge
 from umbel.bridge.aio import AsyncPublisher
 from umbel.calling import BoundCall
 from umbel.canvas.signature import Signature, maybe_signature
-from umbel.config import Config, Snapshot
+from umbel.config import Config, Snapshot, import_named
 from umbel.exceptions import ImproperlyConfigured
 from umbel.message import Message
 from umbel.opened import Opened, Servers
@@ -70,10 +70,10 @@ class Umbel:
     name, as in ``Umbel("shop", timezone="Europe/Paris")``.
     """
 
-    #: The base of class-based tasks.
-    Task = Task
+    #: The base of its tasks.
+    Task: type[AnyTask] = TaskOf
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- Celery's signature
         self,
         main: str | None = None,
         broker: str | Sequence[str] | None = None,
@@ -83,9 +83,14 @@ class Umbel:
         config_source: object = None,
         namespace: str | None = None,
         set_as_current: bool = True,
+        task_cls: type[AnyTask] | str | None = None,
+        strict_typing: bool = True,
         **settings: Any,
     ) -> None:
         self.main = main
+        if task_cls is not None:
+            self.Task = import_named(task_cls) if isinstance(task_cls, str) else task_cls
+        self._strict_typing = strict_typing
         given = {"broker_url": broker, "result_backend": backend, "include": tuple(include)}
         self.conf = Config({**{name: value for name, value in given.items() if value}, **settings})
         self.on_configure = Signal("on_configure")
@@ -141,7 +146,8 @@ class Umbel:
                 f"@app.task: expected a function, got {function!r} (options are given by name)"
             )
         name = options.get("name") or self.gen_task_name(function.__name__, function.__module__)
-        return self.register_task(task_from_function(function, name, options))
+        options = {"typing": self._strict_typing, **options}
+        return self.register_task(task_from_function(function, name, options, self.Task))
 
     def register_task(self, task: T | type[T]) -> T:
         """Add a class-based task, given as an instance or its class; return the instance."""

@@ -20,6 +20,7 @@ from umbel.config import Snapshot
 from umbel.context import Application, current_request
 from umbel.ids import new_id
 from umbel.message import Message
+from umbel.models import dump
 from umbel.options import PER_TASK, expand, zone_of
 from umbel.publisher import ONCE, RetryPolicy
 from umbel.result import AsyncResult
@@ -37,11 +38,13 @@ class BoundCall:
     __slots__ = (
         "_defaults",
         "_encoder",
+        "_has_models",
         "_ignored",
         "_inherits_priority",
         "_is_fixed",
         "_least",
         "_most",
+        "_names_calls",
         "_parameters",
         "_publisher",
         "_reply_to",
@@ -74,6 +77,8 @@ class BoundCall:
         self._defaults = _defaults(task, values)
         self._publisher = app.publisher
         self._reply_to = "" if self.eager else app.servers().results.reply_to
+        self._names_calls: bool = getattr(task, "names_calls", False)
+        self._has_models = bool(getattr(task, "pydantic", False))
         route = self._fixed_route()
         self._routes = (route,) if route else ()
         self._encoder = _encoder(app, name, task, route, self._defaults)
@@ -82,6 +87,7 @@ class BoundCall:
         self._is_fixed = (
             route is not None
             and not self._inherits_priority
+            and not (self._has_models or self._names_calls)
             and not (self._defaults.keys() - {"queue", "exchange", "routing_key", "priority"})
         )
 
@@ -160,6 +166,9 @@ class BoundCall:
         self, args: tuple[Any, ...], kwargs: dict[str, Any], options: Mapping[str, Any]
     ) -> tuple[Message, Route]:
         self.check(args, kwargs)
+        if self._has_models:
+            args = tuple(dump(value) for value in args)
+            kwargs = {name: dump(value) for name, value in kwargs.items()}
         message, route = self.message(args, kwargs, options, request=current_request.get())
         # Receivers may change the headers, which are not sent yet.
         before_task_publish.send(
@@ -211,6 +220,8 @@ class BoundCall:
         Options that do not exist are ignored: they may have come from elsewhere.
         """
         merged = {**self._defaults, **{k: v for k, v in options.items() if v is not None}}
+        if self._names_calls and "shadow" not in merged:
+            merged["shadow"] = self._task.shadow_name(args, kwargs, options)
         route = self._routes[0] if self._routes and not _directed(options) else None
         if route is None:
             found = self.app.router.lookup(

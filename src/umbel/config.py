@@ -59,7 +59,7 @@ class _Value:
 class Config(Settings):
     """The settings of one application, as attributes and as a mapping. Old names are understood."""
 
-    __slots__ = ("_environ", "_folder", "_layers", "_loaded", "_pending", "on_load", "snapshot")
+    __slots__ = ("_environ", "_folder", "_layers", "_loaded", "_pending", "snapshot")
 
     def __init__(
         self,
@@ -70,8 +70,6 @@ class Config(Settings):
     ) -> None:
         #: None until the first value is asked for; then the newest. Compare it by identity.
         self.snapshot: Snapshot | None = None
-        #: Called once, when the configuration has been loaded.
-        self.on_load: Callable[[], None] | None = None
         self._environ = environ
         self._folder = folder
         self._loaded = False
@@ -181,10 +179,6 @@ class Config(Settings):
                 os.environ if self._environ is None else self._environ
             )
         snapshot = self.snapshot = self._compile(1)
-        if self.on_load is not None:
-            called, self.on_load = self.on_load, None
-            called()
-            snapshot = self.snapshot
         return snapshot
 
     def _compile(self, generation: int) -> Snapshot:

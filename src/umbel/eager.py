@@ -137,7 +137,12 @@ def _result(task: Any, request: Request, outcome: Outcome) -> EagerResult[Any]:
     elif isinstance(outcome.error, Ignore):
         state = states.IGNORED
     result: EagerResult[Any] = EagerResult(
-        str(request.id), value, state, traceback=outcome.traceback, name=task.name
+        request.id,
+        value,
+        state,
+        traceback=outcome.traceback,
+        name=task.name,
+        children=[each.as_tuple() for each in request.children],
     )
     values = task.app.conf.current().values
     stored = task.store_eager_result
@@ -148,14 +153,14 @@ def _result(task: Any, request: Request, outcome: Outcome) -> EagerResult[Any]:
 
 def _store(task: Any, request: Request, state: str, value: Any, outcome: Outcome) -> None:
     meta = encode_meta(
-        str(request.id),
+        request.id,
         state,
         result=value,
         traceback=outcome.traceback,
         date_done=outcome.done_at,
         request=request,
     )
-    record = ResultRecord(str(request.id), meta, state, task.app.conf.result_expires)
+    record = ResultRecord(request.id, meta, state, task.app.conf.result_expires)
     task.app.servers().results.put([record])
 
 

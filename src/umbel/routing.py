@@ -72,12 +72,9 @@ class Router:
         self._default_key: str = settings["task_default_routing_key"] or name
         #: By name; grows when queues are made on first use (setdefault is atomic).
         self.queues: dict[str, Queue | Broadcast] = {}
-        for each in _listed_queues(settings["task_queues"]):
-            self.queues[each.name] = self._completed(each)
-        if not self.queues:
-            self.queues[name] = self._completed(
-                Queue(name, queue_arguments=_type_argument(settings["task_default_queue_type"]))
-            )
+        for each in _listed_queues(settings["task_queues"]) or [name]:
+            queue = self._made_up(each) if isinstance(each, str) else self._completed(each)
+            self.queues[queue.name] = queue
         #: What workers consume that were not told which queues.
         self.consumed: tuple[str, ...] = tuple(self.queues)
         self._routes = tuple(_compiled(each) for each in _listed_routes(settings["task_routes"]))
@@ -92,18 +89,24 @@ class Router:
         if not self._settings["task_create_missing_queues"]:
             hint = suggestion(name, self.queues)
             raise QueueNotFound(f"queue {name!r} is not in task_queues{hint}")
-        kind: ExchangeType = self._settings["task_create_missing_queue_exchange_type"] or "direct"
-        if name == self._settings["task_default_queue"]:
-            made = self._completed(Queue(name))
-        else:
-            made = Queue(
-                name,
-                Exchange(name, kind),
-                name,
-                max_priority=self._settings["task_queue_max_priority"],
-                queue_arguments=_type_argument(self._settings["task_create_missing_queue_type"]),
-            )
-        return self.queues.setdefault(name, made)
+        return self.queues.setdefault(name, self._made_up(name))
+
+    def _made_up(self, name: str) -> Queue | Broadcast:
+        settings = self._settings
+        if name == settings["task_default_queue"]:
+            kind = settings["task_default_queue_type"]
+            return self._completed(Queue(name, queue_arguments=_type_argument(kind)))
+        exchange_type: ExchangeType = (
+            settings["task_create_missing_queue_exchange_type"] or "direct"
+        )
+        kind = settings["task_create_missing_queue_type"]
+        return Queue(
+            name,
+            Exchange(name, exchange_type),
+            name,
+            max_priority=settings["task_queue_max_priority"],
+            queue_arguments=_type_argument(kind),
+        )
 
     def lookup(
         self,
@@ -183,14 +186,14 @@ def _exchange_name(exchange: Any) -> str | None:
 # --- task_queues
 
 
-def _listed_queues(setting: Any) -> Iterable[Queue | Broadcast]:
+def _listed_queues(setting: Any) -> list[Queue | Broadcast | str]:
     if not setting:
-        return ()
+        return []
     if isinstance(setting, Mapping):
         return [_queue_from_dict(name, about) for name, about in setting.items()]
     if isinstance(setting, (str, Queue, Broadcast)):
         setting = [setting]
-    return [as_queue(each) for each in setting]
+    return [each if isinstance(each, str) else as_queue(each) for each in setting]
 
 
 def _queue_from_dict(name: str, about: Mapping[str, Any]) -> Queue:
@@ -203,11 +206,9 @@ def _queue_from_dict(name: str, about: Mapping[str, Any]) -> Queue:
 
 
 def as_queue(value: Any) -> Queue | Broadcast:
-    """Return our Queue for a name, a Queue, or another library's object with its attributes."""
+    """Return our Queue for a Queue or another library's object with the same attributes."""
     if isinstance(value, (Queue, Broadcast)):
         return value
-    if isinstance(value, str):
-        return Queue(value)
     if not isinstance(getattr(value, "name", None), str):
         raise ImproperlyConfigured(f"task_queues: expected a Queue or a name, got {value!r}")
     exchange = getattr(value, "exchange", None)

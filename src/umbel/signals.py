@@ -230,3 +230,9 @@ after_setup_task_logger = Signal(
 
 # --- command line
 user_preload_options = Signal("user_preload_options", ("app", "options"))
+
+# --- never sent: there is no such pool, but programs may name them
+eventlet_pool_started = Signal("eventlet_pool_started")
+eventlet_pool_preshutdown = Signal("eventlet_pool_preshutdown")
+eventlet_pool_postshutdown = Signal("eventlet_pool_postshutdown")
+eventlet_pool_apply = Signal("eventlet_pool_apply", ("target", "args", "kwargs"))

@@ -37,6 +37,7 @@ from umbel.clock import SYSTEM_CLOCK
 from umbel.context import Application, current_app, current_request, reporter
 from umbel.exceptions import MaxRetriesExceededError, Retry
 from umbel.message import ResultRecord
+from umbel.models import with_models
 from umbel.options import CallOptions, check_names, wall_time
 from umbel.result import AsyncResult, EagerResult
 from umbel.spelling import suggestion
@@ -104,8 +105,11 @@ class Task(Generic[P, R]):
     trail: bool = True
     send_events: bool = True
     resultrepr_maxsize: int = 1024
-    #: Arguments annotated as Pydantic models are made and dumped.
+    #: Arguments annotated as Pydantic models are made of what comes, returned models are dumped.
     pydantic: bool = False
+    pydantic_strict: bool | None = None
+    pydantic_context: Mapping[str, Any] | None = None
+    pydantic_dump_kwargs: Mapping[str, Any] | None = None
 
     MaxRetriesExceededError: ClassVar[type[MaxRetriesExceededError]] = MaxRetriesExceededError
 
@@ -391,6 +395,12 @@ class Task(Generic[P, R]):
     ) -> str | None:
         """Return another name for logs and monitors, if this call shall have one."""
 
+    @property
+    def names_calls(self) -> bool:
+        """Whether it has a ``shadow_name`` of its own."""
+        own = getattr(self.shadow_name, "__func__", self.shadow_name)
+        return own is not Task.shadow_name
+
     def __repr__(self) -> str:
         """Show its name."""
         return f"<@task: {self.name} of {(self._app.main if self._app else None) or 'umbel'}>"
@@ -467,11 +477,15 @@ class TaskOptions(TypedDict, total=False):
     send_events: bool
     resultrepr_maxsize: int
     pydantic: bool
+    pydantic_strict: bool | None
+    pydantic_context: Mapping[str, Any] | None
+    pydantic_dump_kwargs: Mapping[str, Any] | None
     on_success: Callable[..., Any]
     on_failure: Callable[..., Any]
     on_retry: Callable[..., Any]
     after_return: Callable[..., Any]
     before_start: Callable[..., Any]
+    shadow_name: Callable[..., Any]
 
 
 #: Options of the decorator that are no attributes of the task.
@@ -479,19 +493,31 @@ _DECORATOR_ONLY = frozenset({"base", "bind", "name", "lazy", "shared", "app"})
 
 
 def task_from_function(
-    function: Callable[..., Any], name: str, options: Mapping[str, Any]
+    function: Callable[..., Any],
+    name: str,
+    options: Mapping[str, Any],
+    default_base: type[Task[..., Any]] = Task,
 ) -> Task[..., Any]:
     """Return a task that runs this function; it is not registered yet."""
-    is_async = inspect.iscoroutinefunction(function)
-    base: type[Task[..., Any]] = options.get("base") or (AsyncTask if is_async else Task)
+    base = options.get("base") or default_base
+    if base is Task and inspect.iscoroutinefunction(function):
+        base = AsyncTask
     _check_names(options, base)
     attributes: dict[str, Any] = {
         key: value for key, value in options.items() if key not in _DECORATOR_ONLY
     }
+    run = function
+    if options.get("pydantic"):
+        run = with_models(
+            function,
+            strict=options.get("pydantic_strict"),
+            context=options.get("pydantic_context"),
+            dump_options=options.get("pydantic_dump_kwargs"),
+        )
     attributes.update(
         name=name,
         abstract=False,
-        run=function if options.get("bind") else staticmethod(function),
+        run=run if options.get("bind") else staticmethod(run),
         __doc__=function.__doc__,
         __module__=function.__module__,
         __wrapped__=staticmethod(function),

@@ -39,7 +39,9 @@ class group(Signature[list[R]]):  # noqa: N801 -- Celery's public name
     def __init__(
         self, tasks: Iterable[Signature[R]], /, *, app: Application | None = None, **options: Any
     ) -> None: ...
-    def __init__(self, *tasks: Any, app: Application | None = None, **options: Any) -> None:
+    def __init__(  # type: ignore[misc]  # a positional parameter may have any name
+        self, *tasks: Any, app: Application | None = None, **options: Any
+    ) -> None:
         members: Any = (
             tasks[0] if len(tasks) == 1 and not isinstance(tasks[0], Signature) else tasks
         )
@@ -175,7 +177,9 @@ class chain(Signature[R]):  # noqa: N801 -- Celery's public name
     def __init__(
         self, tasks: Iterable[Signature[R]], /, *, app: Application | None = None, **options: Any
     ) -> None: ...
-    def __init__(self, *tasks: Any, app: Application | None = None, **options: Any) -> None:
+    def __init__(  # type: ignore[misc]  # a positional parameter may have any name
+        self, *tasks: Any, app: Application | None = None, **options: Any
+    ) -> None:
         given: Any = tasks[0] if len(tasks) == 1 and not isinstance(tasks[0], Mapping) else tasks
         links: list[Signature[Any]] = []
         for each in given:

@@ -74,8 +74,10 @@ class Setting(Generic[T]):
         self.unused = unused
 
     def __set_name__(self, owner: type, name: str) -> None:
-        """Learn the name."""
+        """Learn the name; be there under the old ones too."""
         self.name = name
+        for old in self.old:
+            setattr(owner, old, self)
 
     @overload
     def __get__(self, config: None, owner: type) -> Setting[T]: ...

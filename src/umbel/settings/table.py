@@ -37,6 +37,8 @@ _EXCHANGE_TYPE = choice("direct", "topic", "fanout", "headers")
 class Settings:
     """The table."""
 
+    __slots__ = ()
+
     # --- what is read and written
     accept_content = Setting(
         NAMES, ("json",), "Content types that are read.", old="CELERY_ACCEPT_CONTENT"
@@ -362,4 +364,5 @@ class Settings:
 
 def table() -> dict[str, Setting[Any]]:
     """Return all rows by name."""
-    return {name: row for name, row in vars(Settings).items() if isinstance(row, Setting)}
+    rows = [row for row in vars(Settings).values() if isinstance(row, Setting)]
+    return {row.name: row for row in rows}
