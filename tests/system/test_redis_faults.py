@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import os
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -180,6 +183,23 @@ def test_scripts_that_the_server_forgot_are_sent_again(
     admin.script_flush()
     sent = send(server, 2500)
     assert ids(consumer.receive(10_000, timeout=PATIENCE)) == sent
+    consumer.close()
+
+
+def test_a_forked_child_opens_connections_of_its_own(server: RedisServer) -> None:
+    before = send(server)
+    child = os.fork()
+    if child == 0:
+        with suppress(BaseException):  # whatever happens, the child must not go on as pytest
+            server.transport.publish([Message("child", b"", {}, "work")], deadline=math.inf)
+            server.close()
+        os._exit(0)
+    os.waitpid(child, 0)
+    with Probe() as probe:
+        after = send(server)
+        assert probe.seen("connection.opened") == []  # the parent's was left alone
+    consumer = begin(server)
+    assert ids(consumer.receive(5, timeout=PATIENCE)) == [*before, "child", *after]
     consumer.close()
 
 
