@@ -14,6 +14,7 @@ import os
 import random
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,18 @@ def work(number: int) -> int:
 def follow(self: Any, doubled: int) -> int:
     journal.write("followed", doubled // 2, self.request.id)
     return doubled
+
+
+@app.task(name="chaos.hold")
+def hold(number: int, seconds: float) -> int:
+    """Run for some time without letting go of the interpreter lock."""
+    journal.write("ran", number)
+    sys.setswitchinterval(3600)
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        sum(range(1000))
+    sys.setswitchinterval(0.0005)
+    return number
 
 
 @app.task(name="chaos.killer")

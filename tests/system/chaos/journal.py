@@ -1,7 +1,7 @@
 """The journal of a crash test: a file outside of the system to which every process appends lines.
 
-One ``write`` per line to a file opened with O_APPEND, so that lines of many processes do not mix and
-a line that was written survives the death of its process.
+One ``write`` per line to a file opened with O_APPEND, so that lines of many processes do not mix
+and a line that was written survives the death of its process.
 """
 
 from __future__ import annotations
