@@ -33,6 +33,9 @@ T = TypeVar("T")
 #: Bytes a compressed body may grow to. A message a thousand times smaller could fill the memory.
 DECOMPRESSED_LIMIT = 256 * 1024 * 1024
 
+#: Bytes of dictionary that a decompressor may take; the strongest presets need half of it.
+_DICTIONARY_LIMIT = 128 * 1024 * 1024
+
 JSON_TYPE = "application/json"
 #: Name of a serializer -> content type, content encoding, package to install ("" = none).
 CONTENT_TYPES: Mapping[str, tuple[str, str, str]] = {
@@ -55,7 +58,6 @@ class Serializer:
     loads: Callable[[bytes], Any]
 
 
-@cache
 def get(name: str) -> Serializer:
     """Return the serializer of this name or content type.
 
@@ -64,14 +66,19 @@ def get(name: str) -> Serializer:
     known = _NAMES.get(name, name)
     if known not in CONTENT_TYPES:
         raise ImproperlyConfigured(_unknown("serializer", name, CONTENT_TYPES))
-    content_type, encoding, extra = CONTENT_TYPES[known]
+    return _built(known)
+
+
+@cache
+def _built(name: str) -> Serializer:
+    content_type, encoding, extra = CONTENT_TYPES[name]
     try:
-        dumps, loads = _CODECS[known]()
+        dumps, loads = _CODECS[name]()
     except ModuleNotFoundError as error:
         raise ImproperlyConfigured(
-            f"the serializer {known!r} needs a missing package: pip install 'umbel[{extra}]'"
+            f"the serializer {name!r} needs a missing package: pip install 'umbel[{extra}]'"
         ) from error
-    return Serializer(known, content_type, encoding, dumps, loads)
+    return Serializer(name, content_type, encoding, dumps, loads)
 
 
 def accepted(names: Iterable[str]) -> frozenset[str]:
@@ -172,7 +179,8 @@ def _reduce(value: Any) -> Any:
 
 
 def _reduce_registered(value: Any) -> Any:
-    for cls, (tag, encode) in _registered.items():
+    # A copy: another thread may register a type meanwhile.
+    for cls, (tag, encode) in list(_registered.items()):
         if isinstance(value, cls):
             encoded = encode(value)
             return encoded if tag is None else {"__type__": tag, "__value__": encoded}
@@ -406,7 +414,7 @@ def _decompress_bz2(data: bytes, limit: int) -> tuple[bytes, bool]:
 
 
 def _decompress_lzma(data: bytes, limit: int) -> tuple[bytes, bool]:
-    stream = import_module("lzma").LZMADecompressor(memlimit=limit)
+    stream = import_module("lzma").LZMADecompressor(memlimit=_DICTIONARY_LIMIT)
     plain = stream.decompress(data, limit)
     return plain, stream.eof
 
@@ -417,7 +425,7 @@ def _decompress_zstd(data: bytes, limit: int) -> tuple[bytes, bool]:
     size = zstandard.get_frame_parameters(data).content_size
     if size != zstandard.CONTENTSIZE_UNKNOWN and size >= limit:
         raise DecodeError(f"the application/zstd data grow beyond {limit - 1} bytes")
-    opener = zstandard.ZstdDecompressor(max_window_size=1 << 27)
+    opener = zstandard.ZstdDecompressor(max_window_size=_DICTIONARY_LIMIT)
     return opener.decompress(data, max_output_size=limit), True
 
 

@@ -8,6 +8,7 @@ import json
 import lzma
 import pickle
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,12 @@ import yaml
 
 GOLDEN = Path(__file__).parent / "golden"
 
-_DECOMPRESS = {
+_DECOMPRESS: dict[str, Callable[[bytes], bytes]] = {
     "application/x-gzip": zlib.decompress,
     "application/x-bz2": bz2.decompress,
     "application/x-lzma": lzma.decompress,
 }
-_LOADS = {
+_LOADS: dict[str, Callable[[bytes], Any]] = {
     "application/json": json.loads,
     "application/x-python-serialize": pickle.loads,
     "application/x-yaml": yaml.safe_load,

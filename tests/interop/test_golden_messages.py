@@ -23,7 +23,7 @@ MESSAGES = golden_files.cases("messages")
 WORKED = golden_files.cases("results")
 ACCEPT = accepted(["json", "pickle", "yaml", "msgpack"])
 
-ADD3 = {
+ADD3: dict[str, Any] = {
     "task": "tasks.add",
     "args": [3],
     "kwargs": {},
@@ -31,7 +31,7 @@ ADD3 = {
     "subtask_type": None,
     "immutable": False,
 }
-ECHO = {**ADD3, "task": "tasks.echo", "args": []}
+ECHO: dict[str, Any] = {**ADD3, "task": "tasks.echo", "args": []}
 ECHO_X = {**ECHO, "args": ["x"], "kwargs": {"y": 1}, "immutable": True}
 
 #: Case -> what our encoder is told: arguments, settings of the task, options of the call.

@@ -82,6 +82,9 @@ _ABSENT: dict[str, Any] = {
     "stamps": {},
 }
 _NO_LIMITS = [None, None]
+#: Above these a number is hostile: timers and back-off formulas overflow.
+_COUNT_LIMIT = 1 << 31
+_SECONDS_LIMIT = 1e9
 
 
 def _from_headers(headers: dict[str, Any]) -> Request:
@@ -115,14 +118,18 @@ def _from_headers(headers: dict[str, Any]) -> Request:
         and type(task_id) is str
         and type(root_id) is str
         and type(retries) is int
-        and (parent_id is None or type(parent_id) is str)
+        and 0 <= retries < _COUNT_LIMIT
         and (ignored is None or type(ignored) is bool)
         and shadow is eta is expires is group is group_index is stamped is None
         and nesting == 0
         and not stamps
         and headers["timelimit"] == _NO_LIMITS
-        and task_id.isprintable()
+        and task
         and task_id
+        and task.isprintable()
+        and task_id.isprintable()
+        and root_id.isprintable()
+        and (parent_id is None or (type(parent_id) is str and parent_id.isprintable()))
     ):
         _check(request, headers)
     request.headers = None
@@ -148,9 +155,8 @@ def _check(request: Request, headers: dict[str, Any]) -> None:
         if headers[name] is not None and not is_clean(headers[name]):
             _refuse(name, "a text or null", headers[name])
     for name in ("group_index", "retries", "replaced_task_nesting"):
-        number = headers[name]
-        if number is not None and (not isinstance(number, int) or isinstance(number, bool)):
-            _refuse(name, "an integer", number)
+        if headers[name] is not None and not _is_count(headers[name]):
+            _refuse(name, "a count", headers[name])
     if not isinstance(request.ignore_result, (bool, type(None))):
         _refuse("ignore_result", "true, false or null", request.ignore_result)
     request.retries = headers["retries"] or 0
@@ -169,9 +175,19 @@ def _limits(value: Any) -> tuple[float | None, float | None]:
         return (None, None)
     if isinstance(value, (list, tuple)) and len(value) == 2:
         hard, soft = value
-        if all(limit is None or type(limit) in (int, float) for limit in (hard, soft)):
+        if all(limit is None or _is_limit(limit) for limit in (hard, soft)):
             return (hard, soft)
-    _refuse("timelimit", "[hard, soft]", value)
+    _refuse("timelimit", "[hard, soft] in seconds", value)
+
+
+def _is_count(value: Any) -> bool:
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    return is_whole and 0 <= value < _COUNT_LIMIT
+
+
+def _is_limit(value: Any) -> bool:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and 0 <= value < _SECONDS_LIMIT  # false for NaN too
 
 
 def _stamp_names(value: Any) -> list[str] | None:
