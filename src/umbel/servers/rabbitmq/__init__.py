@@ -1,0 +1,51 @@
+"""RabbitMQ: ``amqp://user:password@host:port/vhost``, several with ``;``, ``amqps://`` for TLS.
+
+    address ── connection ── link ─┬─ channels ─┬─ control · delays   what exists
+                                   │            ├─ confirms · publishing
+                                   │            └─ mailbox · results  (rpc)
+                                   └─ consumer ── commit
+    tables ── properties             queues: the transport
+
+It has real exchanges, confirms what it stores, and pushes; it has no place for a ledger and no
+transaction over queues and results, so its commit is ordered (``servers.ordered``).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from umbel.clock import SYSTEM_CLOCK
+from umbel.servers.ordered import OrderedCommit
+from umbel.servers.rabbitmq import address
+from umbel.servers.rabbitmq.channels import Hub
+from umbel.servers.rabbitmq.commit import RabbitSettling
+from umbel.servers.rabbitmq.consumer import HEARTBEAT
+from umbel.servers.rabbitmq.publishing import Publishing
+from umbel.servers.rabbitmq.queues import RabbitTransport
+from umbel.servers.rabbitmq.results import RabbitResults
+from umbel.servers.seams import Committer, Ledger, ResultStore, Server, Transport
+
+
+class RabbitServer:
+    """A ``Server`` without a ledger; results go to their callers (``rpc://``)."""
+
+    def __init__(self, url: str, options: dict[str, Any]) -> None:
+        hub = Hub(address.read(url, options), clock=options.get("clock", SYSTEM_CLOCK))
+        self.display_url = hub.address.display_url
+        publishing = Publishing(hub)
+        heartbeat = int(options.get("heartbeat", HEARTBEAT))
+        self.transport: Transport = RabbitTransport(hub, publishing, heartbeat=heartbeat)
+        self._replies = RabbitResults(hub, publishing)
+        self.results: ResultStore = self._replies
+        self.ledger: Ledger | None = None
+        settling = RabbitSettling(hub, publishing)
+        self.committer: Committer = OrderedCommit(self.transport, self.results, settling)
+
+    def close(self) -> None:
+        self._replies.retire()
+        self.transport.close()
+
+
+def open_server(url: str, options: dict[str, Any]) -> Server:
+    """Return the server of this URL; nothing is connected yet."""
+    return RabbitServer(url, options)

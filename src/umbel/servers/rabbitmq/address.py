@@ -1,0 +1,88 @@
+"""From a URL, or several, to what a connection needs; without I/O."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import SplitResult, unquote, urlsplit
+
+import pika
+
+from umbel.exceptions import ImproperlyConfigured
+
+_PORT, _TLS_PORT = 5672, 5671
+#: Seconds until a connection attempt to one address is given up.
+_CONNECT_TIMEOUT = 4.0
+#: A peer that vanished (its machine off, its entry in a firewall forgotten) is noticed after one
+#: and a half minutes, also on connections without heartbeats.
+_KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where the server is and how it is entered. Several URLs are tried in their order."""
+
+    urls: tuple[SplitResult, ...]
+    connect_timeout: float = _CONNECT_TIMEOUT
+    tls: ssl.SSLContext | None = None
+
+    @property
+    def display_url(self) -> str:
+        """All URLs, without passwords."""
+        return ";".join(_display(url) for url in self.urls)
+
+    def parameters(self, *, heartbeat: int, name: str) -> list[Any]:
+        """Return pika's parameters for each address. ``heartbeat`` in seconds; 0 = none."""
+        return [self._parameters(url, heartbeat, name) for url in self.urls]
+
+    def _parameters(self, url: SplitResult, heartbeat: int, name: str) -> Any:
+        host = url.hostname or "localhost"
+        secure = url.scheme == "amqps"
+        context = (self.tls or ssl.create_default_context()) if secure else None
+        return pika.ConnectionParameters(
+            host=host,
+            port=url.port or (_TLS_PORT if secure else _PORT),
+            virtual_host=_vhost(url),
+            credentials=pika.PlainCredentials(
+                unquote(url.username or "guest"), unquote(url.password or "guest")
+            ),
+            heartbeat=heartbeat,
+            ssl_options=pika.SSLOptions(context, host) if context else None,
+            connection_attempts=1,
+            socket_timeout=self.connect_timeout,
+            stack_timeout=self.connect_timeout * 1.5,
+            client_properties={"connection_name": name, "product": "umbel"},
+            tcp_options=_KEEPALIVE,
+        )
+
+
+def read(url: str, options: Mapping[str, Any]) -> Address:
+    """Read a URL, or several with ``;`` between them. Raises ImproperlyConfigured."""
+    urls = tuple(urlsplit(each.strip()) for each in url.split(";") if each.strip())
+    for each in urls:
+        try:
+            known = each.scheme in ("amqp", "amqps", "pyamqp") and each.port != 0
+        except ValueError:
+            known = False
+        if not known:
+            raise ImproperlyConfigured(
+                f"expected amqp://user:password@host:port/vhost, got {_display(each)!r}"
+            )
+    return Address(
+        urls,
+        float(options.get("connect_timeout") or _CONNECT_TIMEOUT),
+        options.get("tls"),
+    )
+
+
+def _vhost(url: SplitResult) -> str:
+    # As Celery's programs read it: no path and "/" both mean the vhost "/", "//" too.
+    return unquote(url.path[1:]) or "/"
+
+
+def _display(url: SplitResult) -> str:
+    return url._replace(
+        netloc=f"{url.username or 'guest'}@{url.netloc.rpartition('@')[2]}"
+    ).geturl()

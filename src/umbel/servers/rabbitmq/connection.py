@@ -1,0 +1,270 @@
+"""One AMQP connection, driven by the thread that waits on it, and nobody in between.
+
+pika's ``SelectConnection`` is the library's core without its blocking layer: of the clients
+measured in ``baseline.md`` it comes nearest to hand-written frames, publishing with batched
+confirms as well as consuming, and leaves the server as the limit. Its loop is not left to run in a
+thread of its own: every operation would then cost two changes of thread, which beside CPU-bound
+Python means two waits for the interpreter lock. Instead ``step`` lets it poll once in the calling
+thread.
+
+Two things of pika's are replaced in ``_Amqp``, by methods that it keeps for its adapters: the
+header frames of received messages are kept as bytes (``properties`` reads them; pika's reader loses
+the fractions of numbers, and a field it does not know would cost the connection), and the frames of
+one message leave in one write.
+
+A ``Connection`` has one user at a time; ``Link`` sees to that. Callbacks run inside ``step``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from pika import frame, spec
+from pika.adapters.select_connection import IOLoop, SelectConnection
+from pika.exceptions import (
+    AMQPError,
+    ChannelClosed,
+    ChannelClosedByClient,
+    ConnectionClosedByBroker,
+    ProbableAccessDeniedError,
+    ProbableAuthenticationError,
+    StreamLostError,
+)
+
+from umbel.clock import SYSTEM_CLOCK
+from umbel.exceptions import ConnectionLost, ImproperlyConfigured, TimeoutError  # noqa: A004 -- ours
+from umbel.servers.rabbitmq.address import Address
+
+#: Seconds in which a server answers that we leave; after that the socket is just closed.
+_FAREWELL = 1.0
+_HEADER_FRAME = struct.Struct(">BHIHxxQ")
+_END = bytes((spec.FRAME_END,))
+
+_monotonic = SYSTEM_CLOCK.monotonic
+
+
+class Refused(Exception):  # noqa: N818 -- states what happened; never leaves this folder
+    """The server closed the channel over an order."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(code, text)
+        self.code = code
+        self.text = text
+
+
+class Raw(spec.BasicProperties):  # type: ignore[misc]  # pika has no types for mypy
+    """Properties as bytes: ready to be sent, or as they were received."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def encode(self) -> list[bytes]:
+        return [self.data]
+
+
+class _Amqp(SelectConnection):  # type: ignore[misc]  # pika has no types for mypy
+    """See the essay above."""
+
+    def _read_frame(self) -> tuple[int, Any]:
+        data = self._frame_buffer
+        if len(data) < _HEADER_FRAME.size or data[0] != spec.FRAME_HEADER:
+            return super()._read_frame()  # type: ignore[no-any-return]  # pika has no types
+        _, channel, size, _, length = _HEADER_FRAME.unpack_from(data)
+        end = spec.FRAME_HEADER_SIZE + size
+        if data[end : end + 1] != _END:
+            # Not all of it is here yet, or it is no frame: pika tells them apart.
+            return super()._read_frame()  # type: ignore[no-any-return]  # pika has no types
+        return end + 1, frame.Header(channel, length, Raw(data[_HEADER_FRAME.size : end]))
+
+    def _output_marshaled_frames(self, marshaled_frames: Sequence[bytes]) -> None:
+        super()._output_marshaled_frames([b"".join(marshaled_frames)])
+
+    def abort(self) -> None:
+        """Close the socket at the next step, without a word to the server."""
+        self._terminate_stream(StreamLostError("given up"))
+
+
+class _Waker:
+    """Makes a poll return; ``set`` may be called from any thread and from signal handlers."""
+
+    def __init__(self) -> None:
+        self.reader, self._writer = socket.socketpair()
+        self.reader.setblocking(False)
+        self._writer.setblocking(False)
+
+    def set(self) -> None:
+        # Full: it is set already. Closed: there is nobody to wake.
+        with contextlib.suppress(OSError):
+            self._writer.send(b"!")
+
+    def clear(self, *_: Any) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while len(self.reader.recv(4096)) == 4096:
+                pass
+
+    def close(self) -> None:
+        self.reader.close()
+        self._writer.close()
+
+
+class Connection:
+    """An open connection with its channels. ``trouble`` says why it can be used no more."""
+
+    def __init__(self, address: Address, *, name: str, heartbeat: int, deadline: float) -> None:
+        # Its errors arrive as exceptions too, and are told once by us; it would log each several
+        # times, from several layers.
+        logging.getLogger("pika").setLevel(logging.CRITICAL)
+        self.display_url = address.display_url
+        self.trouble: ConnectionLost | None = None
+        #: Why the server takes nothing that is published at present ("" = it does).
+        self.blocked = ""
+        self._reasons: dict[int, Exception] = {}
+        self._closed = False
+        self._loop = IOLoop()
+        self._loop.activate_poller()
+        self._waker = _Waker()
+        self._loop.add_handler(self._waker.reader.fileno(), self._waker.clear, IOLoop.READ)
+        try:
+            self._amqp = self._open(address.parameters(heartbeat=heartbeat, name=name), deadline)
+        except BaseException:
+            self._close_loop()
+            raise
+
+    def _open(self, parameters: list[Any], deadline: float) -> Any:
+        done: list[Any] = []
+        workflow = _Amqp.create_connection(parameters, done.append, custom_ioloop=self._loop)
+        while not done:
+            if deadline <= _monotonic():
+                workflow.abort()
+                self.step(0.0)
+                raise ConnectionLost(f"{self.display_url} did not answer in time")
+            self.step(deadline - _monotonic())
+        if isinstance(done[0], BaseException):
+            raise self._not_open(done[0]) from done[0]
+        done[0].add_on_close_callback(self._on_close)
+        done[0].add_on_connection_blocked_callback(self._on_blocked)
+        done[0].add_on_connection_unblocked_callback(self._on_unblocked)
+        return done[0]
+
+    def _not_open(self, failure: BaseException) -> Exception:
+        causes = [_root(each) for each in getattr(failure, "exceptions", [failure])]
+        for cause in causes:
+            if isinstance(cause, ProbableAuthenticationError):
+                return ImproperlyConfigured(f"{self.display_url} refuses this user or password")
+            if isinstance(cause, ProbableAccessDeniedError):
+                return ImproperlyConfigured(
+                    f"{self.display_url} has no such virtual host, or this user may not enter it"
+                )
+        return ConnectionLost(f"cannot connect to {self.display_url}: {causes[-1]}")
+
+    def wake(self) -> None:
+        """Make ``step`` return, this one or the next. Any thread, signal handlers too."""
+        self._waker.set()
+
+    def step(self, timeout: float) -> None:
+        """Wait for the server or the waker, at most ``timeout`` seconds, and do what is due."""
+        timer = self._loop.call_later(max(timeout, 0.0), _nothing)
+        self._loop.poll()
+        self._loop.process_timeouts()
+        self._loop.remove_timeout(timer)
+
+    def drive(self, done: Callable[[], Any], deadline: float) -> None:
+        """Step until ``done``. Raises ConnectionLost, or TimeoutError at the deadline."""
+        while not done():
+            if self.trouble:
+                raise self.trouble
+            left = deadline - _monotonic()
+            if left <= 0:
+                raise TimeoutError(f"{self.display_url} did not answer in time{self.blocked}")
+            self.step(left)
+
+    def channel(self, deadline: float, *, vital: bool = False) -> Any:
+        """Open a channel. When a ``vital`` one is closed, the connection is of no more use."""
+        opened: list[Any] = []
+        channel = self._amqp.channel(on_open_callback=opened.append)
+        channel.add_on_close_callback(self._on_vital_closed if vital else self._on_channel_closed)
+        self.drive(lambda: opened or channel.is_closed, deadline)
+        return channel
+
+    def call(self, order: Callable[..., Any], deadline: float, **arguments: Any) -> Any:
+        """Give a channel an order and return the server's answer. Raises Refused."""
+        channel: Any = getattr(order, "__self__")  # noqa: B009 -- a bound method, typed as callable
+        answers: list[Any] = []
+        with self.translating():
+            order(**arguments, callback=answers.append)
+        self.drive(lambda: answers or channel.is_closed, deadline)
+        if answers:
+            return answers[0].method
+        reason = self._reasons.get(channel.channel_number)
+        if isinstance(reason, ChannelClosed):
+            raise Refused(reason.reply_code, reason.reply_text)
+        raise self.trouble or ConnectionLost(str(reason))
+
+    @contextlib.contextmanager
+    def translating(self) -> Iterator[None]:
+        """Turn pika's errors into ours, their cause kept."""
+        try:
+            yield
+        except AMQPError as error:
+            raise self.trouble or ConnectionLost(f"{self.display_url}: {error!r}") from error
+
+    def close(self) -> None:
+        """Take leave of the server, so that it gives back at once what is held. Idempotent."""
+        if self.trouble is None:
+            with contextlib.suppress(ConnectionLost, TimeoutError, AMQPError):
+                self._amqp.close()
+                self.drive(lambda: self.trouble, _monotonic() + _FAREWELL)
+        self.abort()
+
+    def abort(self) -> None:
+        """Drop the connection without a word. Idempotent."""
+        self.trouble = self.trouble or ConnectionLost("the connection was closed")
+        if self._closed:
+            return
+        self._closed = True
+        if not self._amqp.is_closed:
+            self._amqp.abort()
+            self.step(0.0)
+        self._close_loop()
+
+    def _close_loop(self) -> None:
+        self._loop.close()
+        self._waker.close()
+
+    def _on_close(self, _connection: Any, reason: Exception) -> None:
+        if isinstance(reason, ConnectionClosedByBroker):
+            text = f"{self.display_url} closed the connection: {reason.reply_text}"
+        else:
+            text = f"the connection to {self.display_url} broke: {reason}"
+        self.trouble = self.trouble or ConnectionLost(text)
+        self.trouble.__cause__ = reason
+
+    def _on_channel_closed(self, channel: Any, reason: Exception) -> None:
+        self._reasons[channel.channel_number] = reason
+
+    def _on_vital_closed(self, channel: Any, reason: Exception) -> None:
+        self._on_channel_closed(channel, reason)
+        if not isinstance(reason, ChannelClosedByClient):
+            self.trouble = self.trouble or ConnectionLost(f"{self.display_url}: {reason}")
+
+    def _on_blocked(self, _connection: Any, method: Any) -> None:
+        self.blocked = f": it takes nothing at present ({method.method.reason})"
+
+    def _on_unblocked(self, _connection: Any, _method: Any) -> None:
+        self.blocked = ""
+
+
+def _nothing() -> None:
+    pass
+
+
+def _root(error: Any) -> Any:
+    """Return the innermost cause; pika packs failures to connect into each other."""
+    while (inner := getattr(error, "exception", None)) is not None:
+        error = inner
+    return error

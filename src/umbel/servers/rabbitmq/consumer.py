@@ -1,0 +1,295 @@
+"""Receiving: the server pushes up to a limit of unacknowledged messages, the prefetch.
+
+A consumer has a connection of its own (see ``link``). The hold is the connection: as long as it
+lives the messages are ours, and when it breaks, for whatever reason, the server gives them to
+others at once. So there is no lease to renew and nothing to recover; a process that hangs without
+dying is noticed by the server through missing heartbeats, and what it commits afterwards is refused
+here, because its connection is gone.
+
+Prefetch. That of a live consumer cannot be changed. So a session begins with exactly what its first
+``receive`` asked for, and when more is wanted it adds a second consumer on the same queues for the
+difference, at least doubling. ``give_back`` ends all of them before it returns messages, because
+the server would push the same ones here again at once; the next ``receive`` begins anew, so a
+window that shrank is followed too.
+
+Owners. An ``Intake`` is what one connection holds; it belongs to whoever drives the link. That is
+the consumer's thread, or for a moment the keeper, which answers heartbeats while that thread is
+busy. ``_ready`` is filled in callbacks and emptied by the consumer's thread, by atomic operations.
+
+Early. A message that is due within a second has left the server's delay (``delays``); it is held
+here, like all others unacknowledged, until its time.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from typing import Any, NamedTuple
+
+from umbel.clock import SYSTEM_CLOCK
+from umbel.exceptions import ConnectionLost, TransportError
+from umbel.message import Delivery
+from umbel.servers.rabbitmq import properties
+from umbel.servers.rabbitmq.channels import Hub
+from umbel.servers.rabbitmq.connection import Connection, Raw, Refused
+from umbel.servers.rabbitmq.control import Control
+from umbel.servers.rabbitmq.link import Link, Turn
+
+#: Seconds; the server gives up a connection that was silent for twice as long. Long, because a task
+#: may hold the interpreter lock for a minute, and nobody else can answer for its process.
+HEARTBEAT = 60
+#: Seconds that a message may be held here before it is due.
+EARLY = 1.0
+#: Seconds in which the server must answer orders of a consumer.
+_TIMEOUT = 10.0
+_PREFETCH_MOST = 65_535
+
+_monotonic = SYSTEM_CLOCK.monotonic
+
+
+class Hold(NamedTuple):
+    """``Delivery.tag``: which session holds the message, and its number there."""
+
+    intake: Intake
+    number: int
+
+
+class Intake:
+    """What one connection of a consumer holds. See the essay above for its owner."""
+
+    def __init__(
+        self, connection: Connection, link: Link[Intake], hub: Hub, queues: Sequence[str]
+    ) -> None:
+        self.connection = connection
+        self.link = link
+        self._hub = hub
+        self._queues = queues
+        self._channel: Any = None
+        self._tags: list[str] = []
+        self._prefetch = 0
+        self._serial = count()
+        #: Numbers of what is held, in the order of arrival.
+        self.held: dict[int, None] = {}
+        self._ready: deque[Delivery] = deque()
+        self._early: list[tuple[float, int, Delivery]] = []
+
+    @property
+    def open(self) -> bool:
+        return self.connection.trouble is None
+
+    def want(self, limit: int, deadline: float) -> None:
+        """Let the server push at least so many more than were received."""
+        if limit <= 0:
+            return
+        wanted = min(len(self.held) - len(self._ready) + limit, _PREFETCH_MOST)
+        if wanted > self._prefetch:
+            self._begin(max(wanted - self._prefetch, self._prefetch), deadline)
+
+    def next_due(self) -> float | None:
+        """Wall time at which the next early message is due."""
+        return self._early[0][0] if self._early else None
+
+    def ready(self) -> bool:
+        """Tell whether a message can be taken, after looking whose time has come."""
+        now = self._hub.clock.now()
+        while self._early and self._early[0][0] <= now:
+            self._ready.append(heapq.heappop(self._early)[2])
+        return bool(self._ready)
+
+    def take(self, limit: int) -> list[Delivery]:
+        return [self._ready.popleft() for _ in range(min(limit, len(self._ready)))]
+
+    def end(self, numbers: Iterable[int]) -> None:
+        """Acknowledge these that we hold. For the consumer's thread."""
+        turn = Turn[Intake](
+            lambda current, _: self._acknowledge(numbers) if current is self else None,
+            connects=False,
+        )
+        self.link.run(turn, _monotonic() + _TIMEOUT)
+
+    def _acknowledge(self, numbers: Iterable[int]) -> None:
+        # What begins the row of all held goes out in one frame.
+        ending = set(numbers)
+        first: int | None = None
+        for number in self.held:
+            if number not in ending:
+                break
+            first = number
+        with self.connection.translating():
+            if first is not None:
+                self._channel.basic_ack(first, multiple=True)
+            for number in ending:
+                del self.held[number]
+                if first is None or number > first:
+                    self._channel.basic_ack(number)
+
+    def give_back(self, numbers: Iterable[int], deadline: float) -> None:
+        """Return these, and whatever was pushed and not received; be pushed no more."""
+        tags, self._tags, self._prefetch = self._tags, [], 0
+        for tag in tags:
+            self.connection.call(self._channel.basic_cancel, deadline, consumer_tag=tag)
+        waiting = [*self._ready, *(each for _, _, each in self._early)]
+        self._ready.clear()
+        self._early.clear()
+        with self.connection.translating():
+            for number in sorted({*numbers, *(each.tag.number for each in waiting)}):
+                if number in self.held:
+                    del self.held[number]
+                    self._channel.basic_nack(number, requeue=True)
+
+    def _begin(self, prefetch: int, deadline: float) -> None:
+        connection = self.connection
+        if self._channel is None:
+            self._declare_exclusive(deadline)
+            self._channel = connection.channel(deadline, vital=True)
+        try:
+            connection.call(self._channel.basic_qos, deadline, prefetch_count=prefetch)
+            for queue in self._queues:
+                self._tags.append(f"{queue}:{next(self._serial)}")
+                connection.call(
+                    self._channel.basic_consume,
+                    deadline,
+                    queue=queue,
+                    on_message_callback=partial(self._on_message, queue),
+                    consumer_tag=self._tags[-1],
+                )
+        except Refused as refused:
+            raise TransportError(f"cannot receive from {self._queues}: {refused.text}") from refused
+        self._prefetch += prefetch
+        # The server tells when it ends a consumer because the queue was deleted.
+        self._channel.add_on_cancel_callback(self._on_cancelled)
+
+    def _declare_exclusive(self, deadline: float) -> None:
+        control = Control(self.connection)
+        for queue in self._queues:
+            if queue in self._hub.exclusive:
+                control.declare(self._hub.exclusive[queue], deadline)
+
+    def _on_message(self, queue: str, _channel: Any, method: Any, raw: Raw, body: bytes) -> None:
+        message, problem = properties.arrive(
+            raw.data, body, exchange=method.exchange, routing_key=method.routing_key
+        )
+        number = method.delivery_tag
+        self.held[number] = None
+        delivery = Delivery(
+            message,
+            queue,
+            Hold(self, number),
+            redelivered=method.redelivered,
+            problem=problem,
+        )
+        if 0.0 < message.not_before - self._hub.clock.now() <= EARLY:
+            heapq.heappush(self._early, (message.not_before, number, delivery))
+        else:
+            self._ready.append(delivery)
+
+    def _on_cancelled(self, _frame: Any) -> None:
+        self.connection.trouble = ConnectionLost(f"a queue of {self._queues} was deleted")
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What a consumer is told when it is made."""
+
+    hub: Hub
+    queues: tuple[str, ...]
+    consumer_id: str
+    heartbeat: int = HEARTBEAT
+
+
+class RabbitConsumer:
+    """A ``Consumer``. One thread owns it; ``wake`` and ``fence`` are for any."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._woken = False
+        self._closed = False
+        self._intake: Intake | None = None
+        self.link = Link(self._connect)
+        if session.heartbeat:
+            self.link.keep(session.heartbeat / 3, f"umbel-heartbeat-{session.consumer_id}")
+
+    def receive(self, limit: int, timeout: float) -> list[Delivery]:
+        """See ``Consumer``. With ``limit`` 0 it waits for ``wake`` only."""
+        deadline = _monotonic() + timeout
+        turn = self._waiting(limit)
+        while not self.link.run(turn, min(deadline, self._due_by())):
+            if deadline <= _monotonic():
+                break
+            turn = self._waiting(limit)
+        self._woken = False
+        intake = self._intake
+        if intake is None:
+            return []
+        return self._gather(intake, limit)
+
+    def give_back(self, deliveries: Sequence[Delivery]) -> None:
+        held = self._intake.held if self._intake is not None else {}
+        numbers = [
+            each.tag.number
+            for each in deliveries
+            if each.tag.intake is self._intake and each.tag.number in held
+        ]
+        if numbers:
+            turn = Turn[Intake](lambda intake, by: intake.give_back(numbers, by), connects=False)
+            self.link.run(turn, _monotonic() + _TIMEOUT)
+
+    def wake(self) -> None:
+        self._woken = True
+        self.link.wake()
+
+    def fence(self) -> int:
+        """End the hold at once, from any thread; return how many messages went back."""
+        intake = self._intake
+        if intake is None or not intake.open:
+            return 0
+        held = len(intake.held)
+        self.link.close()
+        return held
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self.link.end()
+
+    def _waiting(self, limit: int) -> Turn[Intake]:
+        return Turn(
+            lambda intake, by: intake.want(limit, by + _TIMEOUT),
+            lambda: (
+                self._woken or (limit > 0 and self._intake is not None and self._intake.ready())
+            ),
+        )
+
+    def _due_by(self) -> float:
+        """Return when, in monotonic time, the next early message is due."""
+        due = self._intake.next_due() if self._intake is not None else None
+        if due is None:
+            return float("inf")
+        return _monotonic() + max(due - self._session.hub.clock.now(), 0.0)
+
+    def _gather(self, intake: Intake, limit: int) -> list[Delivery]:
+        """Take what came with the first: the rest of a burst is in the socket already."""
+        taken = intake.take(limit)
+        while 0 < len(taken) < limit:
+            self.link.serve()
+            more = intake.take(limit - len(taken)) if intake.ready() else []
+            if not more:
+                break
+            taken += more
+        return taken
+
+    def _connect(self, deadline: float) -> Intake:
+        session = self._session
+        connection = Connection(
+            session.hub.address,
+            name=f"umbel {session.consumer_id}",
+            heartbeat=session.heartbeat,
+            deadline=max(deadline, _monotonic() + session.hub.address.connect_timeout),
+        )
+        self._intake = Intake(connection, self.link, session.hub, session.queues)
+        return self._intake
