@@ -264,6 +264,10 @@ def test_a_message_over_the_limit_is_refused_alone(redis_url: str) -> None:
     (letter,) = server.ledger.dead_letters()
     assert (letter.message.id, letter.queue) == ("s", "work")
     assert "2000 are allowed" in letter.reason
+    # And with nothing held, what is left of it is the dead letter itself
+    server.committer.commit([Effects(None, publish=(large, small))])
+    assert [each.message.id for each in server.ledger.dead_letters(after=letter.key)] == ["l"]
+    assert ids(consumer.receive(5, timeout=PATIENCE)) == ["s"]
     consumer.close()
     server.close()
 

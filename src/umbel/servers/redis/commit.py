@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from umbel.exceptions import Unroutable
 from umbel.message import Effects
 from umbel.servers.redis import scripts
-from umbel.servers.redis.connection import Connections, text
+from umbel.servers.redis.connection import Connections
 from umbel.servers.redis.keys import Keys
 from umbel.servers.redis.messages import Arguments, Packer, result_arguments
 from umbel.servers.redis.options import Options
@@ -29,21 +28,13 @@ class RedisCommitter:
         arguments: Arguments = [*self._start]
         for each in effects:
             self._add(arguments, each)
-        ((stale, refused),) = self._connections.run(scripts.COMMIT, self._script_keys, [arguments])
-        if refused:
-            raise Unroutable(
-                "not sent",
-                [
-                    (effects[refused[i]].publish[0].id, text(refused[i + 1]))
-                    for i in range(0, len(refused), 2)
-                ],
-            )
+        (stale,) = self._connections.run(scripts.COMMIT, self._script_keys, [arguments])
         return CommitReport(tuple(held for number in stale if (held := effects[number].delivery)))
 
     def _add(self, arguments: Arguments, effects: Effects) -> None:
         delivery = effects.delivery
         if delivery is None:
-            arguments += ("", "", effects.ending.value, effects.reason, "0", 0)
+            arguments += ("", "", effects.ending.value, "", "0", 0)
         else:
             held, tag = delivery.tag
             marked = "1" if delivery.redelivered else "0"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from umbel.clock import Clock
 from umbel.exceptions import EncodeError
 from umbel.ids import new_id
 from umbel.message import Message, ResultRecord
-from umbel.servers.redis.connection import Word, raw
+from umbel.servers.redis.connection import Word
 from umbel.servers.redis.keys import Keys
 from umbel.servers.redis.options import Options
 from umbel.states import SUCCESS
@@ -14,8 +16,8 @@ from umbel.wire.envelope import pack
 
 #: What the scripts take: see the head of ``scripts.py``.
 Arguments = list[Word]
-#: Stands where a message's delay does, if the reason why it cannot be stored follows.
-REFUSED = "refused"
+#: Stands before the reason where a message's delay would, if it cannot be stored.
+REFUSED = "!"
 
 
 class Packer:
@@ -32,17 +34,24 @@ class Packer:
         self.start = (keys.prefix, keys.separator, keys.bindings, keys.delayed)
 
     def message(self, message: Message) -> tuple[str, str, str, str, bytes]:
-        """Return a message's five arguments. One that cannot be stored carries the reason why."""
-        suffix = self._keys.suffix(message.priority)
+        """Return a message's five arguments."""
         try:
             envelope = pack(message, delivery_tag=new_id())
         except EncodeError as error:
-            return message.exchange, message.routing_key, suffix, REFUSED, raw(str(error))
+            return self._refused(message, str(error))
         if len(envelope) > self._largest:
             reason = f"{len(envelope)} bytes, and at most {self._largest} are allowed"
-            return message.exchange, message.routing_key, suffix, REFUSED, raw(reason)
+            return self._refused(message, reason)
+        suffix = self._keys.suffix(message.priority)
         delay = "0" if not message.not_before else self._delay(message.not_before)
         return message.exchange, message.routing_key, suffix, delay, envelope
+
+    def _refused(self, message: Message, reason: str) -> tuple[str, str, str, str, bytes]:
+        """Return the arguments of a message that cannot be stored: what is left of it, and why."""
+        rest = replace(message, body=b"", headers={}, properties=None)
+        envelope = pack(rest, delivery_tag=new_id())
+        suffix = self._keys.suffix(message.priority)
+        return message.exchange, message.routing_key, suffix, REFUSED + reason, envelope
 
     def _delay(self, not_before: float) -> str:
         # Both times are this machine's: so a countdown is right on a server whose clock is not.

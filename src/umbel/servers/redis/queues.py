@@ -21,7 +21,7 @@ from umbel.exceptions import (
 )
 from umbel.message import Message
 from umbel.servers.redis import scripts
-from umbel.servers.redis.connection import Connections, Word, text
+from umbel.servers.redis.connection import Connections, text
 from umbel.servers.redis.consumer import RedisConsumer
 from umbel.servers.redis.keys import Keys
 from umbel.servers.redis.messages import REFUSED, Arguments, Packer
@@ -90,7 +90,7 @@ class RedisTransport:
         for (first, arguments), reply in zip(batches, replies, strict=True):
             for number, reason in zip(reply[::2], reply[1::2], strict=True):
                 refused.append((messages[first + number].id, text(reason)))
-                ours += _delay_of(arguments, number) == REFUSED
+                ours += _delay_of(arguments, number).startswith(REFUSED)
         if refused:
             kinds = {0: Unroutable, len(refused): MessageTooLarge}
             raise kinds.get(ours, PublishError)("not sent", refused)
@@ -172,8 +172,8 @@ class RedisTransport:
         return [tag for tag, envelope in held.items() if unpack(envelope)[0].id in task_ids]
 
 
-def _delay_of(arguments: Arguments, number: int) -> Word:
-    return arguments[4 + 5 * number + 3]
+def _delay_of(arguments: Arguments, number: int) -> str:
+    return str(arguments[4 + 5 * number + 3])
 
 
 def _exchanges(topology: Topology) -> Iterable[Exchange]:

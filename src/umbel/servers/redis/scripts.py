@@ -13,8 +13,8 @@ Rules that every script keeps:
   all of them are in one slot of a cluster.
 
 A *message* is five arguments: exchange, routing key, end of the list's key (its bucket), delay in
-microseconds ("0" = none), envelope; or, with "refused" as its delay, why it cannot be stored. A
-*result* is four: task id, milliseconds to keep it ("" = for ever), "1" if it is final, meta.
+microseconds ("0" = none) or "!" and why it cannot be stored, envelope. A *result* is four: task id,
+milliseconds to keep it ("" = for ever), "1" if it is final, meta.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ end
 
 -- The lists for the message whose arguments begin at i, or nil and why it cannot be stored.
 local function destination(i)
-  if ARGV[i + 3] == 'refused' then return nil, ARGV[i + 4] end
+  if string.sub(ARGV[i + 3], 1, 1) == '!' then return nil, string.sub(ARGV[i + 3], 2) end
   return lists_for(ARGV[i], ARGV[i + 1], ARGV[i + 2])
 end
 
@@ -441,8 +441,8 @@ return count
 #:         5 beginning of results   6 beginning of successes, then for each effect
 #:         held key ("" = nothing is held), tag, ending, reason, "1" if it has a mark, crashes,
 #:         count of results, count of messages, the results, the messages
-#:   ->    1 numbers (from 0) of effects whose delivery was not held   2 numbers of effects without
-#:         a delivery that were refused, and why, in turn
+#:   ->    numbers (from 0) of effects whose delivery was not held
+#: Without a delivery, a message that cannot be stored becomes a dead letter itself.
 COMMIT: Final = Script.of(
     _CLOCK,
     _MESSAGES,
@@ -472,17 +472,23 @@ local function end_hold(held, tag, ending, marked)
   return envelope
 end
 
-local function finish(tag, ending, reason, crashes, envelope)
-  local list = string.match(tag, '^%d+:(.*)$')
-  if ending == 'requeue' then
-    redis.call('LPUSH', list, envelope)
-  elseif ending == 'dead' then
-    redis.call('XADD', DEAD, '*', 'envelope', envelope, 'list', list, 'reason', reason,
-      'crashes', crashes)
+local function bury(envelope, list, reason, crashes)
+  redis.call('XADD', DEAD, '*', 'envelope', envelope, 'list', list, 'reason', reason,
+    'crashes', crashes)
+end
+
+local function store_or_bury(i, last)
+  for m = i, last, 5 do
+    local lists, problem = destination(m)
+    if problem then
+      bury(ARGV[m + 4], PREFIX .. ARGV[m + 1] .. ARGV[m + 2], problem, 0)
+    else
+      store(lists, ARGV[m + 3], ARGV[m + 4])
+    end
   end
 end
 
-local stale, refused = {}, {}
+local stale = {}
 local i, number = 7, 0
 while i <= #ARGV do
   local held, tag, ending, reason = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
@@ -490,25 +496,24 @@ while i <= #ARGV do
   local results = i + 8
   local messages = results + 4 * ARGV[i + 6]
   local after = messages + 5 * ARGV[i + 7]
-  local problem = refusal(messages, after - 1)
-  if problem then ending, reason = 'dead', problem end
   local ours = true
+  local problem = held ~= '' and refusal(messages, after - 1)
+  if problem then ending, reason = 'dead', 'a follow-up cannot be sent: ' .. problem end
   if held ~= '' then ours = end_hold(held, tag, ending, marked) end
   if not ours then
     stale[#stale + 1] = number
-  elseif problem and held == '' then
-    refused[#refused + 1] = number
-    refused[#refused + 1] = problem
   elseif not problem then
     for r = results, messages - 1, 4 do put(ARGV[r], ARGV[r + 1], ARGV[r + 2], ARGV[r + 3]) end
-    for m = messages, after - 1, 5 do
-      store(destination(m), ARGV[m + 3], ARGV[m + 4])
-    end
+    store_or_bury(messages, after - 1)
   end
-  if ours and held ~= '' then finish(tag, ending, reason, crashes, ours) end
+  if ours and ending == 'requeue' and held ~= '' then
+    redis.call('LPUSH', string.match(tag, '^%d+:(.*)$'), ours)
+  elseif ours and ending == 'dead' and held ~= '' then
+    bury(ours, string.match(tag, '^%d+:(.*)$'), reason, crashes)
+  end
   i, number = after, number + 1
 end
-return {stale, refused}
+return stale
 """,
 )
 
