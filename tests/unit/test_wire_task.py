@@ -245,6 +245,7 @@ class TestReading:
         assert peek_id(Message("m", b"rubbish", {"id": "h"}, "q")) == "h"
         assert peek_id(Message("m", b"", {"id": 5}, "q")) == "m"
         assert peek_id(Message("", b"", {}, "q")) == ""
+        assert peek_id(Message("\ud800", b"", {"id": "a\0"}, "q")) == ""
         assert peek_id(Message("m", b"", [], "q")) == "m"  # type: ignore[arg-type]
 
     def test_a_bomb_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,6 +290,14 @@ class TestRetrying:
         assert (again.routing_key, again.priority) == ("other", 5)
         assert again.headers["n"] == 1
         assert again.headers["timelimit"] == [9, None]
+
+    @pytest.mark.parametrize("args", [None, [7]])
+    def test_what_does_not_change_stays(self, args: Any) -> None:
+        message = encode(1, options={"headers": {"own": 1, "n": 1}, "expires_at": NOON + 5})
+        changes = {"headers": {"n": 2}, "expires_at": NOON + 9}
+        again = self.retried(message, args=args, options=changes)
+        assert decode(again, ACCEPT).headers == {"own": 1, "n": 2}
+        assert again.expires_at == decode(again, ACCEPT).expires_at == NOON + 9
 
     def test_a_changed_follow_up_changes_the_body(self) -> None:
         again = self.retried(encode(1), options={"link": SIGNATURE})

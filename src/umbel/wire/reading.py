@@ -60,7 +60,9 @@ def peek_id(message: Message) -> str:
     """Return the task's id, even of a message that cannot be decoded; "" if it has none."""
     headers: Any = message.headers
     found = headers.get("id") if isinstance(headers, dict) else None
-    return found if is_clean(found) else message.id
+    if is_clean(found):
+        return found
+    return message.id if is_clean(message.id) else ""
 
 
 def _load(message: Message, headers: dict[str, Any], accept: frozenset[str]) -> Any:

@@ -345,9 +345,9 @@ def retry_message(
     Arguments that are None stay; then the body's bytes are sent again as they are, if there is a
     ``message``. ``options`` are what the retry changes, as in ``TaskEncoder.encode``.
     """
-    changes = dict(options or _EMPTY)
+    changes = options or _EMPTY
     sent_at = SYSTEM_CLOCK.now()
-    merged = _retry_options(request, message) | changes
+    merged = _retry_options(request, message, changes)
     merged.update(retries=retries, not_before=not_before, eta=None)
     same = args is None and kwargs is None and changes.keys().isdisjoint(_BODY_OPTIONS)
     if message is not None and same and "task" in message.headers:
@@ -395,7 +395,9 @@ def _resent(
     )
 
 
-def _retry_options(request: Request, message: Message | None) -> dict[str, Any]:
+def _retry_options(
+    request: Request, message: Message | None, changes: Mapping[str, Any]
+) -> dict[str, Any]:
     info = request.delivery_info or {}
     hard, soft = request.timelimit
     properties = request.properties or _EMPTY
@@ -406,7 +408,6 @@ def _retry_options(request: Request, message: Message | None) -> dict[str, Any]:
         "routing_key": info.get("routing_key"),
         "priority": info.get("priority", 0),
         "compression": message.headers.get(COMPRESSION) if message is not None else None,
-        "headers": request.headers,
         "shadow": request.shadow,
         "group_id": request.group,
         "group_index": request.group_index,
@@ -420,7 +421,9 @@ def _retry_options(request: Request, message: Message | None) -> dict[str, Any]:
         "stamps": request.stamps,
         "stamped_headers": request.stamped_headers,
         "replaced_task_nesting": request.replaced_task_nesting,
-        "expires": request.expires,
+        "expires": None if "expires_at" in changes else request.expires,
         "expires_at": request.expires_at,
         "origin": request.origin,
+        **changes,
+        "headers": {**(request.headers or _EMPTY), **(changes.get("headers") or _EMPTY)},
     }
