@@ -39,18 +39,39 @@ PATIENCE = 20.0
 
 @pytest.fixture
 def server(redis_url: str) -> Iterator[RedisServer]:
-    server = open_server(redis_url, {})
-    server.transport.declare(Topology(queues=(Queue("work"),)))
-    yield server
-    server.close()
+    yield from opened(redis_url)
 
 
 @pytest.fixture
 def admin(redis_url: str) -> Iterator[redis.Redis]:
     """A plain client of the same database."""
-    client = redis.Redis.from_url(redis_url)
-    yield client
-    client.close()
+    with redis.Redis.from_url(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+def own_url(server_directory: Path) -> Iterator[str]:
+    """A Redis of the test's own, where what concerns the whole server disturbs nobody."""
+    with redis_server(server_directory) as process:
+        yield process.url
+
+
+@pytest.fixture
+def own_server(own_url: str) -> Iterator[RedisServer]:
+    yield from opened(own_url)
+
+
+@pytest.fixture
+def own_admin(own_url: str) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(own_url) as client:
+        yield client
+
+
+def opened(url: str) -> Iterator[RedisServer]:
+    server = open_server(url, {})
+    server.transport.declare(Topology(queues=(Queue("work"),)))
+    yield server
+    server.close()
 
 
 def send(server: Server, count: int = 1) -> list[str]:
@@ -99,19 +120,21 @@ def test_what_a_lost_reply_contained_is_given_again(server: RedisServer) -> None
 
 
 @pytest.mark.timeout(120)
-def test_connections_killed_at_random_lose_nothing(server: RedisServer, admin: redis.Redis) -> None:
+def test_connections_killed_at_random_lose_nothing(
+    own_server: RedisServer, own_admin: redis.Redis
+) -> None:
     # Given a consumer that works, while its server kills every connection now and then
-    sent = send(server, 3000)
-    consumer = begin(server)
+    sent = send(own_server, 3000)
+    consumer = begin(own_server)
     done: Counter[str] = Counter()
     lost = 0
     while sum(done.values()) < len(sent):
         batch = persistently(lambda: consumer.receive(20, timeout=1.0))
         if random.random() < 0.3:
-            lost += admin.client_kill_filter(_type="normal", skipme=True)
+            lost += own_admin.client_kill_filter(_type="normal", skipme=True)
         results = [ResultRecord(each.message.id, b"{}", SUCCESS) for each in batch]
         try:
-            report = server.committer.commit(
+            report = own_server.committer.commit(
                 [Effects(each, results=(r,)) for each, r in zip(batch, results, strict=True)]
             )
         except ConnectionLost:
@@ -121,7 +144,7 @@ def test_connections_killed_at_random_lose_nothing(server: RedisServer, admin: r
     print(f"{lost} connections killed")
     assert lost > 10
     assert done == Counter(sent)
-    assert server.transport.depth(["work"])["work"].held == 0
+    assert own_server.transport.depth(["work"])["work"].held == 0
     consumer.close()
 
 
@@ -177,11 +200,11 @@ def test_a_frozen_server_makes_a_publish_end_at_its_deadline(server_directory: P
 
 
 def test_scripts_that_the_server_forgot_are_sent_again(
-    server: RedisServer, admin: redis.Redis
+    own_server: RedisServer, own_admin: redis.Redis
 ) -> None:
-    consumer = begin(server)
-    admin.script_flush()
-    sent = send(server, 2500)
+    consumer = begin(own_server)
+    own_admin.script_flush()
+    sent = send(own_server, 2500)
     assert ids(consumer.receive(10_000, timeout=PATIENCE)) == sent
     consumer.close()
 
@@ -207,27 +230,21 @@ def test_a_forked_child_opens_connections_of_its_own(server: RedisServer) -> Non
 
 
 def test_a_full_server_refuses_messages_and_still_gives_and_ends_them(
-    server_directory: Path,
+    own_server: RedisServer, own_admin: redis.Redis
 ) -> None:
-    with redis_server(server_directory) as redis_process:
-        server = servers.open(redis_process.url)
-        server.transport.declare(Topology(queues=(Queue("work"),)))
-        sent = send(server, 2)
-        consumer = begin(server)
-        admin = redis.Redis.from_url(redis_process.url)
-        admin.config_set("maxmemory", "1")
-        with pytest.raises(StorageError, match="OOM"):
-            send(server)
-        (held, other) = consumer.receive(5, timeout=PATIENCE)
-        record = ResultRecord(held.message.id, b"{}", SUCCESS)
-        assert server.committer.commit([Effects(held, results=(record,))]).stale == ()
-        consumer.give_back([other])
-        admin.config_set("maxmemory", "0")
-        assert ids(consumer.receive(5, timeout=PATIENCE)) == sent[1:]
-        assert set(server.results.get(sent)) == {sent[0]}
-        consumer.close()
-        server.close()
-        admin.close()
+    sent = send(own_server, 2)
+    consumer = begin(own_server)
+    own_admin.config_set("maxmemory", "1")
+    with pytest.raises(StorageError, match="OOM"):
+        send(own_server)
+    (held, other) = consumer.receive(5, timeout=PATIENCE)
+    record = ResultRecord(held.message.id, b"{}", SUCCESS)
+    assert own_server.committer.commit([Effects(held, results=(record,))]).stale == ()
+    consumer.give_back([other])
+    own_admin.config_set("maxmemory", "0")
+    assert ids(consumer.receive(5, timeout=PATIENCE)) == sent[1:]
+    assert set(own_server.results.get(sent)) == {sent[0]}
+    consumer.close()
 
 
 def test_a_key_that_is_no_list_is_named_and_the_other_queues_go_on(
@@ -313,14 +330,31 @@ def test_elements_that_are_no_messages_are_given_with_the_problem(
 
 
 def test_a_consumer_at_rest_asks_the_server_nothing(
-    server: RedisServer, admin: redis.Redis
+    own_server: RedisServer, own_admin: redis.Redis
 ) -> None:
-    consumer = begin(server)
+    consumer = begin(own_server)
     consumer.receive(1, timeout=0.0)
-    before = admin.info("stats")["total_commands_processed"]
+    before = own_admin.info("stats")["total_commands_processed"]
     assert consumer.receive(1, timeout=1.0) == []
     # Two requests, at the beginning and the end of the wait, each a script of twenty commands.
-    assert admin.info("stats")["total_commands_processed"] - before < 60
+    assert own_admin.info("stats")["total_commands_processed"] - before < 60
+    consumer.close()
+
+
+def test_a_batch_is_one_round_trip_to_publish_and_two_to_receive_and_commit(
+    own_server: RedisServer, own_admin: redis.Redis
+) -> None:
+    consumer = begin(own_server)
+    send(own_server, 1000)
+    own_admin.config_resetstat()
+    send(own_server, 1000)
+    got = consumer.receive(1000, timeout=PATIENCE)
+    follow_ups = [Message(new_id(), b"[]", {}, "work") for _ in got]
+    records = [ResultRecord(each.message.id, b"{}", SUCCESS) for each in got]
+    triples = zip(got, records, follow_ups, strict=True)
+    own_server.committer.commit([Effects(e, results=(r,), publish=(m,)) for e, r, m in triples])
+    calls = {name: stat["calls"] for name, stat in own_admin.info("commandstats").items()}
+    assert calls["cmdstat_evalsha"] == 3
     consumer.close()
 
 

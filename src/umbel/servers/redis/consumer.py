@@ -19,7 +19,9 @@ wait for that, for the next due time (which the reply told) or for ``wake``. Rea
 one script: nothing can come in between.
 Rejected: BRPOP and its like destroy before we hold; BLMOVE into a hold is right but waits on one
 list only, and a queue has four; Celery's clients would not push to a notification list of ours.
-The cost: each idle consumer of a queue is told of each message published while it is idle.
+The cost: each idle consumer of a queue is told of each message published while it is idle, and
+asks. Each takes 70 µs of the server's time, so 16 of them take 1.2 ms a message, 100 take 6 ms.
+TODO(#4): arm a few, and let RESERVE name the next when one of them goes to work.
 
 Owner: the thread that calls ``receive``; ``wake`` comes from any. The link is made when needed and
 dropped when it fails; the session with all it holds goes on over the next one.
