@@ -36,8 +36,8 @@ class Parameters:
             p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
         ]
         keyword_only = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
-        #: Names of positional parameters, in order; "" = cannot be given by name.
-        self._names = tuple("" if p.kind is p.POSITIONAL_ONLY else p.name for p in positional)
+        #: Names of positional parameters, in order; None = cannot be given by name.
+        self._names = tuple(None if p.kind is p.POSITIONAL_ONLY else p.name for p in positional)
         required = [p.default is p.empty for p in positional]
         #: How many of the first must be there, by position or by name.
         self._required = len(required) - required[::-1].index(True) if True in required else 0

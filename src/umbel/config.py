@@ -59,7 +59,7 @@ class _Value:
 class Config(Settings):
     """The settings of one application, as attributes and as a mapping. Old names are understood."""
 
-    __slots__ = ("_environ", "_folder", "_layers", "_loaded", "_pending", "snapshot")
+    __slots__ = ("_environ", "_folder", "_layers", "_loaded", "_made", "_pending", "snapshot")
 
     def __init__(
         self,
@@ -73,6 +73,8 @@ class Config(Settings):
         self._environ = environ
         self._folder = folder
         self._loaded = False
+        #: Snapshots made so far.
+        self._made = 0
         self._layers: dict[str, dict[str, _Value]] = {layer: {} for layer in LAYERS}
         self._pending: Callable[[], dict[str, _Value]] | None = None
         if values:
@@ -162,7 +164,7 @@ class Config(Settings):
     def _change(self, layer: str, values: Mapping[str, _Value]) -> None:
         self._layers[layer] = {**self._layers[layer], **values}
         if self.snapshot is not None:
-            self.snapshot = self._compile(self.snapshot.generation + 1)
+            self.snapshot = self._compile()
 
     # --- loading
 
@@ -178,17 +180,18 @@ class Config(Settings):
             self._layers["environment"] = _from_environment(
                 os.environ if self._environ is None else self._environ
             )
-        snapshot = self.snapshot = self._compile(1)
+        snapshot = self.snapshot = self._compile()
         return snapshot
 
-    def _compile(self, generation: int) -> Snapshot:
+    def _compile(self) -> Snapshot:
         values = {name: row.default for name, row in TABLE.items()}
         sources: dict[str, str] = {}
         for layer in LAYERS:
             for name, each in self._layers[layer].items():
                 values[name] = each.value
                 sources[name] = each.source
-        return Snapshot(generation, MappingProxyType(values), MappingProxyType(sources))
+        self._made += 1
+        return Snapshot(self._made, MappingProxyType(values), MappingProxyType(sources))
 
 
 def setting_named(name: str) -> str:

@@ -19,12 +19,14 @@ from typing import (
     Any,
     ClassVar,
     Generic,
+    Literal,
     NoReturn,
     ParamSpec,
     TypedDict,
     TypeVar,
     Unpack,
     cast,
+    overload,
 )
 
 from umbel import eager
@@ -266,6 +268,31 @@ class Task(Generic[P, R]):
             return current
         return Request(task=self.name)
 
+    @overload
+    def retry(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        exc: BaseException | None = None,
+        throw: Literal[True] = True,  # noqa: FBT002 -- Celery's signature
+        eta: dt.datetime | None = None,
+        countdown: float | None = None,
+        max_retries: int | None = None,
+        **options: Any,
+    ) -> NoReturn: ...
+    @overload
+    def retry(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        exc: BaseException | None = None,
+        *,
+        throw: Literal[False],
+        eta: dt.datetime | None = None,
+        countdown: float | None = None,
+        max_retries: int | None = None,
+        **options: Any,
+    ) -> Retry: ...
     def retry(
         self,
         args: Sequence[Any] | None = None,
@@ -276,7 +303,7 @@ class Task(Generic[P, R]):
         countdown: float | None = None,
         max_retries: int | None = None,
         **options: Any,
-    ) -> NoReturn:
+    ) -> Retry:
         """End this run and have the task run again: ``raise self.retry(exc=error)``.
 
         After ``max_retries`` it raises ``exc`` instead, or MaxRetriesExceededError without one.
@@ -303,7 +330,7 @@ class Task(Generic[P, R]):
             sig={name: value for name, value in changes.items() if value is not None},
         )
         if not throw:
-            return verdict  # type: ignore[misc]
+            return verdict
         raise verdict from cause
 
     def _retry_options(self, options: Mapping[str, Any]) -> dict[str, Any] | None:
