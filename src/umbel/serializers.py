@@ -17,16 +17,14 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, time
-from decimal import Decimal
-from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from json import encoder as json_encoder
 from json.decoder import JSONDecoder
 from typing import Any, TypeVar
-from uuid import UUID
 
 from umbel.exceptions import ContentDisallowed, DecodeError, EncodeError, ImproperlyConfigured
+from umbel.spelling import suggestion
 
 T = TypeVar("T")
 
@@ -115,9 +113,8 @@ def for_content_type(content_type: str, accept: frozenset[str]) -> Serializer:
 
 def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
     names = sorted(known)
-    close = get_close_matches(name, names, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    return f"unknown {kind}: expected one of {', '.join(names)}, got {name!r}.{hint}"
+    hint = suggestion(name, names)
+    return f"unknown {kind}: expected one of {', '.join(names)}, got {name!r}{hint}"
 
 
 # --- json -----------------------------------------------------------------------------------
@@ -146,6 +143,7 @@ def register_type(
     sends or receives such values, before it does; a receiver refuses a tag it does not know.
     """
     _registered[cls] = (tag, encode)
+    _tagged.pop(cls, None)
     if tag is not None and decode is not None:
         _decoders[tag] = decode
 
@@ -155,11 +153,40 @@ def _register_standard_types() -> None:
     register_type(datetime, "datetime", datetime.isoformat, datetime.fromisoformat)
     register_type(date, "date", date.isoformat, lambda text: datetime.fromisoformat(text).date())
     register_type(time, "time", time.isoformat, time.fromisoformat)
-    register_type(Decimal, "decimal", str, Decimal)
-    register_type(UUID, "uuid", lambda value: {"hex": value.hex}, lambda fields: UUID(**fields))
     for cls, (tag, encode) in _registered.items():
         assert tag is not None
         _tagged[cls] = (tag, encode)
+    _decoders["decimal"] = _decimal
+    _decoders["uuid"] = _uuid
+
+
+def _decimal(text: Any) -> Any:
+    return _imported("decimal", "Decimal")(text)
+
+
+def _uuid(fields: Any) -> Any:
+    return _imported("uuid", "UUID")(**fields)
+
+
+#: Types of modules that few programs load: (module, class) -> tag and encoder.
+_LATE: Mapping[tuple[str, str], tuple[str, _Encode]] = {
+    ("decimal", "Decimal"): ("decimal", str),
+    ("uuid", "UUID"): ("uuid", lambda value: {"hex": value.hex}),
+}
+
+
+@cache
+def _imported(module: str, name: str) -> Any:
+    return getattr(import_module(module), name)
+
+
+def _register_late_types() -> None:
+    """Register the types of modules that are loaded by now: only then there are such values."""
+    for (module, name), row in _LATE.items():
+        if module in sys.modules:
+            cls = _imported(module, name)
+            if cls not in _registered:  # an application may have a form of its own
+                _tagged[cls] = _registered[cls] = row
 
 
 _register_standard_types()
@@ -179,6 +206,7 @@ def _reduce(value: Any) -> Any:
 
 
 def _reduce_registered(value: Any) -> Any:
+    _register_late_types()
     # A copy: another thread may register a type meanwhile.
     for cls, (tag, encode) in list(_registered.items()):
         if isinstance(value, cls):
