@@ -23,7 +23,7 @@ from typing import Any
 
 from bench import apps, probe
 from bench.processes import Command, MeasureError, Process, cpu_seconds
-from bench.systems import PROCESSES, System
+from bench.systems import PROCESSES, SCRIPTS, System
 from bench.venvs import CACHE, python_of
 
 #: Seconds between looks at the probe.
@@ -116,7 +116,11 @@ class Session:
     @contextlib.contextmanager
     def worker(self, processes: int) -> Generator[Process]:
         """Run a worker with so many processes for as long as the block lasts."""
-        argv = [str(processes) if each == PROCESSES else each for each in self.system.worker]
+        scripts = str(Path(self._python).parent)
+        argv = [
+            each.replace(PROCESSES, str(processes)).replace(SCRIPTS, scripts)
+            for each in self.system.worker
+        ]
         self._environment[apps.CONCURRENCY] = str(processes)
         worker = Process(self._command("worker", *argv))
         try:

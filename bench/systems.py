@@ -9,8 +9,9 @@ from __future__ import annotations
 import signal
 from dataclasses import dataclass, field
 
-#: Stands in ``worker`` for the number of worker processes.
-PROCESSES = "{processes}"
+#: Stand in ``worker`` for the number of worker processes, and for the folder of the environment's
+#: scripts.
+PROCESSES, SCRIPTS = "{processes}", "{scripts}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,16 @@ class System:
 
 
 BARE = ("-m", "bench.bare_sqlite", PROCESSES)
-UMBEL = ("-m", "umbel", "worker", "-A", "bench.apps.umbel_app", "-c", PROCESSES, "-l", "warning")
+UMBEL = (
+    f"{SCRIPTS}/umbel",
+    "worker",
+    "-A",
+    "bench.apps.umbel_app",
+    "-c",
+    PROCESSES,
+    "-l",
+    "warning",
+)
 HUEY = (
     *("-m", "huey.bin.huey_consumer", "bench.apps.huey_app.huey", "-q"),
     *("-k", "process", "-w", PROCESSES, "-d", "0.01", "-m", "0.05", "-n"),

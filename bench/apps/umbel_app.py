@@ -25,7 +25,8 @@ registered = {name: app.task(name=name)(function) for name, function in function
 
 def sender(task: str) -> Callable[..., Any]:
     """Return the task's ``delay``."""
-    return registered[task].delay
+    delay: Callable[..., Any] = registered[task].delay
+    return delay
 
 
 def send_many(task: str, calls: Sequence[tuple[Any, ...]]) -> list[Any]:

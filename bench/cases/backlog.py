@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from bench.figures import Case, Metric, Target
@@ -33,6 +34,7 @@ def _at_depth(session: Session, depth: Depth, scale: float) -> dict[str, float]:
     ask, waiting = session.client.ask, int(depth.waiting * scale)
     one, bulk = int(ONE_BY_ONE * scale), int(BULK * scale)
     ask("fill", task="noop", count=waiting, within=300.0)
+    os.sync()  # what filling left to write is not charged to what follows
     single = ask("enqueue", task="noop", count=one, within=60.0)
     many = ask("fill", task="noop", count=bulk, within=60.0)
     with session.worker(2) as worker:
