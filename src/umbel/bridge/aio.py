@@ -134,7 +134,7 @@ class _LoopBell:
     def leave(self, waiter: _Coroutine) -> None:
         if waiter in self._entering:
             del self._entering[waiter]
-        elif waiter.wanted:
+        elif waiter.wanted or self._bridge.waits_for(waiter):
             self._bridge.leave(waiter)
         self._count -= 1
         if self._count == 0:

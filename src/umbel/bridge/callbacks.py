@@ -26,7 +26,7 @@ def tell(
 class _CallbackBell:
     """Calls back, in the reader's thread, once the waiter has all it wanted."""
 
-    __slots__ = ("_answered", "_bridge", "_failed")
+    __slots__ = ("_answered", "_bridge", "_failed", "_rung")
 
     def __init__(
         self,
@@ -37,10 +37,12 @@ class _CallbackBell:
         self._bridge = bridge
         self._answered = answered
         self._failed = failed
+        self._rung = False
 
     def ring(self, waiters: Sequence[Passive]) -> None:
         for waiter in waiters:
-            if waiter.due():
+            if waiter.due() and not self._rung:
+                self._rung = True
                 self._bridge.call_soon(partial(self._answer, waiter))
 
     def _answer(self, waiter: Passive) -> None:

@@ -96,8 +96,6 @@ class ResultBridge:
         self._asleep: dict[Sleeper, None] = {}
         self._passive: set[Passive] = set()
         self._reader: _Reader | None = None
-        #: Leads when there is nothing to wait for and only the watch has to be told.
-        self._caretaker = Sleeper()
         self._lost_at: float | None = None
         self._attempts = 0
 
@@ -138,7 +136,11 @@ class ResultBridge:
                     if each is not None:
                         each(task_id, meta)
         finally:
-            self.leave(waiter)
+            try:
+                self.leave(waiter)
+            except BaseException:
+                self.leave(waiter)  # an exception struck in the middle of it
+                raise
         return finals
 
     def follow(
@@ -158,7 +160,11 @@ class ResultBridge:
                     raise late(waiter, timeout)
                 yield arrivals
         finally:
-            self.leave(waiter)
+            try:
+                self.leave(waiter)
+            except BaseException:
+                self.leave(waiter)  # an exception struck in the middle of it
+                raise
 
     def _deadline(self, timeout: float | None) -> float | None:
         return None if timeout is None else self._monotonic() + timeout
@@ -200,7 +206,11 @@ class ResultBridge:
                     waiter.sleep(left)
             intact = True
         finally:
-            self._step_down(waiter, intact=intact)
+            try:
+                self._step_down(waiter, intact=intact)
+            except BaseException:
+                self._step_down(waiter, intact=False)  # an exception struck in the middle of it
+                raise
         return self.take(waiter)
 
     def _left(self, deadline: float | None) -> float:
@@ -225,6 +235,7 @@ class ResultBridge:
         with self._mutex:
             for waiter in waiters:
                 self._unseat(waiter)
+            self._release_reader()
             reader = self._reader
             if reader is not None and reader is self._leader and reader.due() and self._watch:
                 self._watch.wake()
@@ -245,19 +256,28 @@ class ResultBridge:
 
     def _tidy(self) -> None:
         """Tell the watch which tasks to follow no more, if no leader is going to."""
-        with self._mutex:
-            if self._watch is None:
-                self._gone.clear()
-            if self._leader is not None or not self._gone:
-                return
-            self._leader = self._caretaker
-        intact = False
+        if self._leader is not None or not self._gone:
+            return
+        caretaker, intact = Sleeper(), False
         try:
-            with suppress(ConnectionLost):
-                self._synced()
-                intact = True
+            if self._leads(caretaker):
+                self._forget_gone()
+            intact = True
+        except ConnectionLost:
+            pass
         finally:
-            self._step_down(self._caretaker, intact=intact)
+            try:
+                self._step_down(caretaker, intact=intact)
+            except BaseException:
+                self._step_down(caretaker, intact=False)  # as in `receive`
+                raise
+
+    def _forget_gone(self) -> None:
+        if self._watch is not None:
+            self._synced()
+        else:
+            with self._mutex:
+                self._gone.clear()
 
     # --- who leads
 
@@ -267,6 +287,7 @@ class ResultBridge:
             if self._leader is None:
                 self._leader = waiter
             if self._leader is waiter:
+                self._asleep.pop(waiter, None)
                 return True
             if waiter.due():
                 waiter.rouse()  # it came in this moment: its sleep ends at once
@@ -288,11 +309,15 @@ class ResultBridge:
             _close(spoilt)
 
     def _appoint(self) -> None:
-        """Let the one lead who has slept longest, of those who have something to wait for."""
-        self._leader = next((each for each in self._asleep if not each.due()), None)
-        if self._leader is not None:
-            del self._asleep[self._leader]
-            self._leader.rouse()
+        """Let the one lead who has slept longest, of those who have something to wait for.
+
+        In this order: if an exception strikes in between, it is awake, or nobody was appointed.
+        """
+        chosen = next((each for each in self._asleep if not each.due()), None)
+        if chosen is not None:
+            chosen.rouse()
+        self._leader = chosen
+        self._asleep.pop(chosen, None)  # type: ignore[arg-type]
 
     def _rouse_all(self) -> None:
         """Let everybody look: some may have been handed something and not been told."""
@@ -342,20 +367,27 @@ class ResultBridge:
         return watch
 
     def _hand_out(self, reports: Iterable[tuple[str, bytes]]) -> None:
-        bells: dict[Bell, list[Passive]] = {}
         with self._mutex:
+            passive: list[Passive] = []
             for waiter in self._hand_to_waiters(reports):
                 if not waiter.due():
                     continue
                 if isinstance(waiter, Passive):
-                    bells.setdefault(waiter.bell, []).append(waiter)
-                    if not waiter.wanted:
-                        self._passive.discard(waiter)
+                    passive.append(waiter)
                 elif waiter in self._asleep:
-                    del self._asleep[waiter]
                     waiter.rouse()
-        for bell, waiters in bells.items():
-            bell.ring(waiters)
+                    del self._asleep[waiter]
+            if passive:
+                self._tell_passive(passive)
+            self._release_reader()
+
+    def _tell_passive(self, waiters: list[Passive]) -> None:
+        by_bell: dict[Bell, list[Passive]] = {}
+        for waiter in waiters:
+            by_bell.setdefault(waiter.bell, []).append(waiter)
+        for bell, rung in by_bell.items():
+            bell.ring(rung)
+        self._passive.difference_update([each for each in waiters if not each.wanted])
 
     def _hand_to_waiters(self, reports: Iterable[tuple[str, bytes]]) -> Iterable[Sleeper | Passive]:
         touched: dict[Sleeper | Passive, None] = {}
@@ -402,13 +434,10 @@ class ResultBridge:
 
     def call_soon(self, call: Callable[[], None]) -> None:
         """Run a function in the reader's thread, which is there as long as anyone is passive."""
-        with self._mutex:
-            reader = self._reader
-            if reader is None:
-                return
+        reader = self._reader
+        if reader is not None:
             reader.calls.append(call)
-            self._asleep.pop(reader, None)
-        reader.rouse()
+            reader.rouse()
 
     def _call_reader(self, now: float) -> _Reader | None:
         """Make sure that the reader waits for the passive ones; return it if it must be started."""
@@ -422,6 +451,13 @@ class ResultBridge:
             reader.rouse()
         return None
 
+    def _release_reader(self) -> None:
+        """Let the reader, if it sleeps, park: nobody depends on it any more."""
+        reader = self._reader
+        if reader in self._asleep and reader.due():
+            del self._asleep[reader]
+            reader.rouse()
+
     def park(self, reader: _Reader) -> None:
         """Let the reader sleep until somebody passive comes."""
         self._tidy()
@@ -434,6 +470,10 @@ class ResultBridge:
         """Tell whether anyone depends on the reader."""
         return bool(self._passive)
 
+    def waits_for(self, waiter: Passive) -> bool:
+        """Tell whether the reader still waits in its stead."""
+        return waiter in self._passive
+
     def fail_passive(self, error: BaseException) -> None:
         """Tell all that have no thread why nothing will come."""
         with self._mutex:
@@ -441,8 +481,8 @@ class ResultBridge:
             for waiter in failed:
                 self._unseat(waiter)
                 waiter.error = error
-        for waiter in failed:
-            waiter.bell.ring((waiter,))
+            self._tell_passive(failed)
+            self._release_reader()
 
     # --- the end
 

@@ -17,7 +17,7 @@ class Bell(Protocol):
     """How the waiters of one thread or event loop are told that something came for them."""
 
     def ring(self, waiters: Sequence[Passive]) -> None:
-        """Tell them. Called in whichever thread leads: must neither block nor raise."""
+        """Tell them, perhaps once too often. Any thread; must neither block, raise nor wait."""
 
 
 class Waiter:
