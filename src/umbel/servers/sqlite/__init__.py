@@ -1,25 +1,30 @@
 """SQLite: one file is broker, result store and ledger for all processes of a machine.
 
-    location    where the file lies            connection  transactions, locks, forks, errors
-    schema      tables, versions               bells       waking other processes
-    packing     a message as a row             routes      exchanges, queues, bindings
-    storing     writing messages and results   statements  the SQL
-    queues      Transport                      consumer    Consumer
-    results     ResultStore, Watch             commit      Committer         ledger  Ledger
+location    where the file lies              options     how it is opened
+connection  transactions, forks, locks       turn        waiting for one's turn, errors
+schema      tables and their versions        bells       waking other processes
+statements  the SQL                          packing     a message as a row
+routes      where a message goes             declaring   exchanges, queues, bindings
+storing     writing messages and results     limits      of queues: length, age
+holds       who holds what                   upkeep      deleting what has expired
+queues      Transport                        consumer    Consumer
+results     ResultStore, Watch               ledger      Ledger
+commit      Committer
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from umbel.servers.seams import Server
+from umbel.servers.seams import Committer, Ledger, ResultStore, Server, Transport
 from umbel.servers.sqlite.commit import SqliteCommitter
-from umbel.servers.sqlite.connection import Database, Options
+from umbel.servers.sqlite.connection import Database
 from umbel.servers.sqlite.ledger import SqliteLedger
 from umbel.servers.sqlite.location import default_url, parse
+from umbel.servers.sqlite.options import Options
 from umbel.servers.sqlite.queues import SqliteTransport
 from umbel.servers.sqlite.results import SqliteResults
-from umbel.servers.sqlite.storing import Writer
+from umbel.servers.sqlite.storing import Store
 
 __all__ = ["SqliteServer", "default_url", "open_server"]
 
@@ -34,12 +39,12 @@ class SqliteServer:
     """See ``seams.Server``."""
 
     def __init__(self, database: Database) -> None:
-        writer = Writer(database)
+        store = Store(database)
         self.display_url = f"sqlite:///{database.path}"
-        self.transport = SqliteTransport(database, writer)
-        self.results = SqliteResults(database, writer)
-        self.ledger = SqliteLedger(database, writer)
-        self.committer = SqliteCommitter(database, writer)
+        self.transport: Transport = SqliteTransport(store)
+        self.results: ResultStore = SqliteResults(store)
+        self.ledger: Ledger | None = SqliteLedger(store)
+        self.committer: Committer = SqliteCommitter(store)
         self._database = database
 
     def close(self) -> None:

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
+from umbel.exceptions import EncodeError
 from umbel.message import Delivery, Effects, Ending, ResultRecord
 from umbel.servers.seams import CommitReport
 from umbel.servers.sqlite import statements as sql
-from umbel.servers.sqlite.connection import Database
-from umbel.servers.sqlite.packing import PACKING_ERRORS, pack
-from umbel.servers.sqlite.storing import Packed, Writer, Writing
+from umbel.servers.sqlite.packing import pack
+from umbel.servers.sqlite.storing import Packed, Store, Writing
 
 
 class SqliteCommitter:
     """See ``seams.Committer``."""
 
-    def __init__(self, database: Database, writer: Writer) -> None:
-        self._database = database
-        self._writer = writer
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._database = store.database
 
     def commit(self, effects: Sequence[Effects]) -> CommitReport:
         if not effects:
             return CommitReport()
         with self._database.write() as transaction:
-            return _Batch(self._writer.begin(transaction), effects).perform()
+            return _Batch(self._store.begin(transaction), effects).perform()
 
 
 class _Batch:
@@ -39,12 +40,16 @@ class _Batch:
         self._buried: list[tuple[int, str, str]] = []
         self._requeued: list[int] = []
         self._stale: list[Delivery] = []
+        #: Message -> the number of who holds it, until an ending in this batch.
         self._held: dict[int, int] = {}
+        #: Message -> its queue and rank.
+        self._places: dict[int, tuple[int, int]] = {}
 
     def perform(self) -> CommitReport:
         ids = [each.delivery.tag[0] for each in self._effects if each.delivery is not None]
         rows = self._writing.transaction.execute(sql.HELD, (json.dumps(ids),)).fetchall()
         self._held = {row[0]: row[1] for row in rows}
+        self._places = {row[0]: (row[2], row[3]) for row in rows}
         for each in self._effects:
             delivery = each.delivery
             if delivery is None:
@@ -93,29 +98,34 @@ class _Batch:
                 continue
             try:
                 data = pack(message)
-            except PACKING_ERRORS:
-                data = "[]"
+            except EncodeError:
+                data = pack(replace(message, headers={}, properties=None))
             row = (data, message.body, message.routing_key, found, self._writing.now)
             self._writing.transaction.execute(sql.BURY_NEW, row)
 
     def _write(self) -> None:
-        writing, transaction = self._writing, self._writing.transaction
+        writing, execute = self._writing, self._writing.transaction.execute
         for number, queue, reason in self._buried:
-            transaction.execute(sql.BURY_HELD, (number, queue, reason, writing.now))
-        ended = self._acked + [row[0] for row in self._buried]
+            execute(sql.BURY_HELD, (number, queue, reason, writing.now))
         for number in self._requeued:
-            behind = writing.take_id()
-            transaction.execute(sql.RENUMBER, (number, behind))
-            (queue,) = transaction.execute(
-                "SELECT queue FROM held WHERE id = ?", (number,)
-            ).fetchone()
-            transaction.execute(sql.REQUEUE, (number, behind))
-            transaction.queued[queue] = transaction.queued.get(queue, 0) + 1
+            self._requeue(number)
+        ended = self._acked + [row[0] for row in self._buried]
         if ended or self._requeued:
-            transaction.execute(sql.UNHOLD, (json.dumps(ended + self._requeued),))
+            execute(sql.UNHOLD, (json.dumps(ended + self._requeued),))
         if ended:
-            transaction.execute(sql.DELETE_MESSAGES, (json.dumps(ended),))
+            execute(sql.DELETE_MESSAGES, (json.dumps(ended),))
         if self._results:
             writing.store_results(self._results)
         if self._packed:
             writing.store(self._packed)
+
+    def _requeue(self, number: int) -> None:
+        writing, execute = self._writing, self._writing.transaction.execute
+        queue, rank = self._places[number]
+        if queue not in writing.routes.by_id:
+            self._acked.append(number)  # its queue was deleted meanwhile, and its messages with it
+            return
+        behind = writing.take_id()
+        execute(sql.RENUMBER, (number, behind))
+        execute(sql.REQUEUE, (number, behind))
+        writing.arrived(queue, rank, (behind,))

@@ -1,23 +1,33 @@
-"""One SQLite file as this process sees it: two connections, a fair lock for writers, translated errors.
+"""One SQLite file as this process sees it: two connections, a fair turn for writers, their forks.
 
-Purpose. Any thread may call; ``write()`` and ``read()`` are the only ways to the file.
+Purpose. ``write()`` and ``read()`` are the only ways to the file. Any thread may call them.
 
-Owners. The writing connection belongs to whoever holds ``_writing``, the reading one to whoever holds
-``_reading``. Reads never wait for writers (WAL).
+Owners. The writing connection belongs to whoever holds ``_writing``, the reading one to whoever
+holds ``_reading``. In WAL mode readers never wait for writers, nor writers for readers.
 
 Fairness. SQLite's own busy handler sleeps and tries again, so that a process that comes back to the
-lock quickly wins it over and over: with eight busy workers a publisher's p99 was 430 ms. Writers
-therefore first take a blocking ``flock`` on ``<file>-lock``, which the kernel grants in order: 30 ms.
-It costs about a microsecond when nobody else wants it. SQLite's lock stays underneath, so a foreign
-program that writes (the sqlite3 shell) does no harm; it is waited for up to ``busy_timeout``.
+lock at once wins it over and over: with eight busy workers a publisher's p99 was 430 ms. Writers
+therefore first take their turn by a blocking ``flock`` on ``<file>-lock``, which the kernel grants
+in order: 30 ms. When nobody else wants it that costs about a microsecond. SQLite's lock stays
+underneath, so a foreign program that writes (the sqlite3 shell) does no harm; it is waited for in
+short attempts, the turn given up in between.
 
-Fork. A connection must not be used in a child, nor closed there: closing may check-point a log that
-the parent is writing. ``_abandon`` therefore keeps the parent's objects alive, unused, for as long as
-the child lives, and the child opens its own. The lock's descriptor is closed, as its lock would
-otherwise live as long as the child.
+Deadlines. Nothing interrupts a blocking ``flock``, and its holder may be stopped (Ctrl-Z in a
+worker's terminal). Who has a deadline and finds the turn taken therefore lets a short-lived thread
+wait (``turn``) and leaves it behind when the deadline passes. Who has none waits himself, which
+saves two switches of thread.
+
+Files that vanish. ``rm tasks.sqlite`` during development must not make a running program write into
+a file that nobody sees any more: each use compares the path's inode with the open one (1 us) and
+opens anew. SQLite notices as well, and deletes no log of the new file.
+
+Fork. A connection must not be used in a child, nor closed there while the parent may use it.
+``_abandon`` keeps the parent's objects alive, unused, for as long as the child lives, and the child
+opens its own. The turn's descriptor is closed: a lock lives as long as any copy of it.
 
 Rejected: ``BEGIN EXCLUSIVE`` with a long busy timeout (unfair); one connection per thread (memory,
-and cold caches); a writer thread (two switches of thread per publish).
+cold caches); a writer thread (two switches of thread per publish); ``lockf`` for the turn (dropped
+when any descriptor of the file is closed, and blind to threads).
 """
 
 from __future__ import annotations
@@ -28,50 +38,27 @@ import os
 import sqlite3
 import threading
 import weakref
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Generator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
-from umbel.clock import SYSTEM_CLOCK, Clock
-from umbel.exceptions import (
-    ConnectionLost,
-    ImproperlyConfigured,
-    StorageError,
-    TimeoutError,  # noqa: A004 -- ours
-    TransportError,
-)
+from umbel.clock import SYSTEM_CLOCK
+from umbel.exceptions import TimeoutError  # noqa: A004 -- ours
 from umbel.servers.sqlite import location, schema
-from umbel.servers.sqlite.bells import Bell, Bells
+from umbel.servers.sqlite.bells import Bells
+from umbel.servers.sqlite.errors import is_broken, is_busy, translated, translating
+from umbel.servers.sqlite.options import Options
+from umbel.servers.sqlite.turn import TURN_FLAGS, Turn
 
-#: Pages of 4 KiB in the log before a writer copies them into the file. More means fewer fsyncs.
+#: Pages of 4 KiB in the log before a writer copies them into the file. More means fewer fsyncs, but
+#: a longer pause for whoever does it.
 CHECKPOINT_PAGES = 2000
 #: The log is cut back to this many bytes after it has grown.
 LOG_LIMIT = 64 << 20
-#: Seconds that opening the file may take.
-OPEN_TIMEOUT = 10.0
 #: Seconds a write waits for its turn when the caller gave no deadline.
-WRITE_TIMEOUT = 30.0
+WRITE_TIMEOUT = 60.0
 #: Seconds that one attempt waits for a foreign program's lock, holding up the others meanwhile.
 BUSY_TIMEOUT = 0.25
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How a file is opened."""
-
-    #: NORMAL survives the death of every process; FULL also a power cut, for an fsync per commit.
-    synchronous: str = "NORMAL"
-    clock: Clock = SYSTEM_CLOCK
-
-    @staticmethod
-    def read(options: dict[str, Any]) -> Options:
-        """Take what concerns the file out of a server's options."""
-        synchronous = str(options.get("synchronous", "NORMAL")).upper()
-        if synchronous not in ("NORMAL", "FULL"):
-            raise ImproperlyConfigured(f"synchronous: expected NORMAL or FULL, got {synchronous!r}")
-        return Options(synchronous=synchronous, clock=options.get("clock", SYSTEM_CLOCK))
 
 
 class Transaction:
@@ -82,10 +69,14 @@ class Transaction:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.execute = connection.execute
         self.executemany = connection.executemany
-        #: New messages by queue id (-1 = wake every consumer of it), for the bells.
+        #: New messages by queue id, for the bells.
         self.queued: dict[int, int] = {}
         #: Hashes of ids whose results were stored, for the bells.
         self.stored: list[int] = []
+
+    def note(self, queue: int, count: int = 1) -> None:
+        """Ring so many consumers of this queue after the commit."""
+        self.queued[queue] = self.queued.get(queue, 0) + count
 
 
 class Database:
@@ -93,9 +84,10 @@ class Database:
 
     def __init__(self, path: Path, options: Options) -> None:
         self.path = path
+        self.options = options
         self.clock = options.clock
         self.bells = Bells(path)
-        self._synchronous = options.synchronous
+        self._turn_path = f"{path}-lock"
         self._reset()
         _open.add(self)
 
@@ -105,123 +97,166 @@ class Database:
         self._writer: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
         self._transaction: Transaction | None = None
-        self._lock_fd = -1
+        #: Those of the file that the connections have open; -1 = open anew.
+        self._writer_inode = self._reader_inode = -1
+        self._turn_fd = -1
+        self._mode = 0o600
 
     def write(self, *, deadline: float | None = None) -> _Write:
         """Return a context in which the file is ours alone; commits at its end, or undoes all.
 
-        Raises TimeoutError when ``deadline`` (in monotonic time) passes before it is our turn; the
-        same as StorageError where no deadline was given.
+        Raises TimeoutError when ``deadline`` (in monotonic time) passes before it is our turn.
         """
         return _Write(self, deadline)
 
     @contextlib.contextmanager
-    def read(self) -> Iterator[sqlite3.Connection]:
+    def read(self) -> Generator[sqlite3.Connection]:
         """Return a context with a connection for reading; each statement sees the newest state."""
         with self._reading, translating(self.path):
-            if self._reader is None:
-                with self._writing:
-                    self._open_writer()
-                self._reader = self._connect()
-                self._reader.execute("PRAGMA query_only = 1")
-            yield self._reader
-
-    def bell(self, kind: int) -> Bell:
-        """Claim a bell; the file is opened first, so that its folder exists."""
-        with self.read():
-            return self.bells.bell(kind)
+            reader = self._reader
+            if reader is None or self._reader_inode != self._inode():
+                reader = self._open_reader()
+            try:
+                yield reader
+            except sqlite3.Error as error:
+                if is_broken(error):
+                    self._reader_inode = -1
+                raise
 
     def close(self) -> None:
         """Close the connections; the next use opens them again."""
         with self._reading, self._writing:
-            for connection in (self._reader, self._writer):
-                if connection is not None:
-                    connection.close()
-            if self._lock_fd >= 0:
-                os.close(self._lock_fd)
-            self._reader = self._writer = self._transaction = None
-            self._lock_fd = -1
+            self._close_writer()
+            if self._reader is not None:
+                self._reader.close()
+                self._reader = None
         self.bells.close()
 
+    # --- a write, from begin to end
+
     def _begin(self, deadline: float | None) -> Transaction:
-        timeout = WRITE_TIMEOUT if deadline is None else deadline - self.clock.monotonic()
-        if timeout <= 0.0 or not self._writing.acquire(timeout=timeout):
-            raise TimeoutError(f"{self.path}: nothing was written, the deadline passed before")
+        left = WRITE_TIMEOUT if deadline is None else deadline - self.clock.monotonic()
+        left = min(left, threading.TIMEOUT_MAX)
+        if left <= 0.0 or not self._writing.acquire(timeout=left):
+            raise self._too_late()
         try:
-            with translating(self.path):
-                transaction = self._transaction or self._open_writer()
-                self._take_turn(transaction, SYSTEM_CLOCK.monotonic() + timeout)
-        except BaseException:
+            transaction = self._transaction
+            if transaction is None or self._writer_inode != self._inode():
+                transaction = self._open_writer()
+            until = SYSTEM_CLOCK.monotonic() + left
+            self._begin_transaction(transaction, until, patient=deadline is None)
+        except BaseException as error:
             self._writing.release()
+            if isinstance(error, (sqlite3.Error, OSError)):
+                self._raise(error)
             raise
         return transaction
 
-    def _take_turn(self, transaction: Transaction, deadline: float) -> None:
+    def _begin_transaction(self, transaction: Transaction, until: float, *, patient: bool) -> None:
         while True:
-            self._flock(deadline)
+            self._take_turn(until, patient=patient)
             try:
                 transaction.execute("BEGIN IMMEDIATE")
             except BaseException as error:
-                fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
+                fcntl.flock(self._turn_fd, fcntl.LOCK_UN)
                 # A foreign program has SQLite's lock: step aside, so that others' deadlines hold.
-                if not _is_busy(error) or SYSTEM_CLOCK.monotonic() >= deadline:
+                if not is_busy(error) or SYSTEM_CLOCK.monotonic() >= until:
                     raise
             else:
                 return
 
-    def _flock(self, deadline: float) -> None:
-        del deadline
-        fcntl.flock(self._lock_fd, fcntl.LOCK_EX)
-
-    def _end(self, error: BaseException | None) -> None:
-        writer, transaction = self._writer, self._transaction
-        assert writer is not None
-        assert transaction is not None
-        rung: list[int] = []
+    def _take_turn(self, until: float, *, patient: bool) -> None:
         try:
-            with translating(self.path):
-                try:
-                    if error is None:
-                        transaction.execute("COMMIT")
-                        if transaction.queued or transaction.stored:
-                            rung = self.bells.claim(transaction.queued, transaction.stored)
-                finally:
-                    if writer.in_transaction:
-                        writer.rollback()
-        finally:
-            if transaction.queued or transaction.stored:
+            fcntl.flock(self._turn_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if patient:
+                fcntl.flock(self._turn_fd, fcntl.LOCK_EX)
+                return
+            fd = Turn(self._turn_path, self._mode).wait(until - SYSTEM_CLOCK.monotonic())
+            if fd < 0:
+                raise self._too_late() from None
+            os.close(self._turn_fd)
+            self._turn_fd = fd
+
+    def _end(self, transaction: Transaction, error: BaseException | None) -> None:
+        rung: list[int] = []
+        queued, stored = transaction.queued, transaction.stored
+        try:
+            if queued or stored:
                 transaction.queued, transaction.stored = {}, []
-            fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
+            if error is None:
+                transaction.execute("COMMIT")
+                rung = self.bells.claim(queued, stored)
+        except sqlite3.Error as failed:
+            error = failed
+        finally:
+            if error is not None:
+                self._undo(error)
+            fcntl.flock(self._turn_fd, fcntl.LOCK_UN)
             self._writing.release()
-        if rung:
-            self.bells.ring(rung)
+        if rung and not self.bells.ring(rung):
+            # Somebody of these is dead: ring others too, rather one too many than none.
+            self.bells.ring(self.bells.claim(queued, stored))
+        if isinstance(error, (sqlite3.Error, OSError)):
+            self._raise(error)
+
+    def _undo(self, error: BaseException) -> None:
+        assert self._writer is not None
+        with contextlib.suppress(sqlite3.Error):
+            if self._writer.in_transaction:
+                self._writer.rollback()
+        if is_broken(error):
+            # Whoever mends or replaces the file shall not have to restart us.
+            self._writer_inode = -1
+
+    def _raise(self, error: sqlite3.Error | OSError) -> None:
+        if not isinstance(error, TimeoutError):
+            raise translated(error, self.path) from error
+
+    def _too_late(self) -> TimeoutError:
+        return TimeoutError(
+            f"{self.path}: nothing was written, the deadline passed before it was our turn; "
+            "if there was time enough: is a process that uses this file stopped?"
+        )
+
+    # --- opening and closing; the caller holds the lock of what it opens
+
+    def _inode(self) -> int:
+        try:
+            return os.stat(self.path).st_ino  # noqa: PTH116 -- for each write: a third of the time
+        except FileNotFoundError:
+            return -2
+
+    def _open_reader(self) -> sqlite3.Connection:
+        with self._writing:
+            if self._transaction is None or self._writer_inode != self._inode():
+                self._open_writer()
+            inode = self._writer_inode
+        if self._reader is not None:
+            self._reader.close()
+        self._reader = self._connect()
+        self._reader.execute("PRAGMA query_only = 1")
+        self._reader_inode = inode
+        return self._reader
 
     def _open_writer(self) -> Transaction:
-        if self._transaction is not None:
+        with translating(self.path):
+            schema.check_library()
+            location.refuse_network(self.path)
+            self._close_writer()
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make(self.path)
+            self._mode = self.path.stat().st_mode & 0o666
+            self._turn_fd = _open_as(self._turn_path, self._mode)
+            fcntl.flock(self._turn_fd, fcntl.LOCK_EX)
+            try:
+                self._writer = self._prepare(self._connect())
+            finally:
+                fcntl.flock(self._turn_fd, fcntl.LOCK_UN)
+            self.bells.open(self._mode)
+            self._writer_inode = self._inode()
+            self._transaction = Transaction(self._writer)
             return self._transaction
-        schema.check_library()
-        location.refuse_network(self.path)
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if self._lock_fd < 0:
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-            self._lock_fd = os.open(f"{self.path}-lock", flags, 0o600)
-        fcntl.flock(self._lock_fd, fcntl.LOCK_EX)
-        try:
-            self._create()
-            writer = self._connect()
-            self._prepare(writer)
-        finally:
-            fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
-        self._writer = writer
-        self._transaction = Transaction(writer)
-        return self._transaction
-
-    def _create(self) -> None:
-        # Only a new file is opened here: closing a descriptor of a file that another connection of
-        # this process has open would drop that connection's locks.
-        with contextlib.suppress(FileExistsError):
-            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            os.close(fd)
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
@@ -231,30 +266,37 @@ class Database:
             check_same_thread=False,
             cached_statements=256,
         )
-        connection.execute(f"PRAGMA synchronous = {self._synchronous}")
+        connection.execute(f"PRAGMA synchronous = {self.options.synchronous}")
         connection.execute("PRAGMA secure_delete = OFF")
         connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
         connection.execute(f"PRAGMA journal_size_limit = {LOG_LIMIT}")
         return connection
 
-    def _prepare(self, writer: sqlite3.Connection) -> None:
+    def _prepare(self, writer: sqlite3.Connection) -> sqlite3.Connection:
         try:
-            if schema.is_current(writer):
-                return
-            writer.execute("PRAGMA auto_vacuum = INCREMENTAL")
-            writer.execute("PRAGMA journal_mode = WAL")
-            writer.execute("BEGIN IMMEDIATE")
-            schema.upgrade(writer)
-            writer.execute("COMMIT")
+            if not schema.is_current(writer):
+                writer.execute("PRAGMA auto_vacuum = INCREMENTAL")
+                writer.execute("PRAGMA journal_mode = WAL")
+                writer.execute("BEGIN IMMEDIATE")
+                schema.upgrade(writer)
+                writer.execute("COMMIT")
         except BaseException:
             writer.close()
             raise
+        return writer
+
+    def _close_writer(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+        if self._turn_fd >= 0:
+            os.close(self._turn_fd)
+        self._writer, self._transaction, self._turn_fd = None, None, -1
 
     def _abandon(self) -> None:
         """Forget, in a forked child, what belongs to the parent."""
         _abandoned.extend(each for each in (self._writer, self._reader) if each is not None)
-        if self._lock_fd >= 0:
-            os.close(self._lock_fd)
+        if self._turn_fd >= 0:
+            os.close(self._turn_fd)
         self._reset()
         self.bells.abandon()
 
@@ -262,14 +304,15 @@ class Database:
 class _Write:
     """The context of one write."""
 
-    __slots__ = ("_database", "_deadline")
+    __slots__ = ("_database", "_deadline", "_transaction")
 
     def __init__(self, database: Database, deadline: float | None) -> None:
         self._database = database
         self._deadline = deadline
 
     def __enter__(self) -> Transaction:
-        return self._database._begin(self._deadline)  # noqa: SLF001 -- one thing in two classes
+        self._transaction = self._database._begin(self._deadline)  # noqa: SLF001 -- one thing
+        return self._transaction
 
     def __exit__(
         self,
@@ -277,64 +320,24 @@ class _Write:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        with translating(self._database.path) if error is not None else contextlib.nullcontext():
-            self._database._end(error)  # noqa: SLF001 -- see above
-            if isinstance(error, sqlite3.Error):
-                raise error
+        self._database._end(self._transaction, error)  # noqa: SLF001 -- one thing
 
 
-class translating:  # noqa: N801 -- reads as a verb where it is used
-    """Turn errors of sqlite3 and of the file system into ours, saying which file and what to do."""
-
-    __slots__ = ("_path",)
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if isinstance(error, (sqlite3.Error, OSError)):
-            raise translated(error, self._path) from error
-        if isinstance(error, StorageError) and str(self._path) not in str(error):
-            raise StorageError(f"{self._path}: {error}") from error
+def _make(path: Path) -> None:
+    # Only a new file is opened here: closing a descriptor of a file that another connection of this
+    # process has open would drop that connection's locks.
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
-#: Primary result codes of SQLite -> what to do.
-_ADVICE = {
-    sqlite3.SQLITE_BUSY: "another program keeps it locked: end that program's transaction",
-    sqlite3.SQLITE_LOCKED: "another program keeps it locked: end that program's transaction",
-    sqlite3.SQLITE_FULL: "no space is left: free some, nothing that was confirmed is lost",
-    sqlite3.SQLITE_IOERR: "the disk failed, or is full: see the system's log",
-    sqlite3.SQLITE_CORRUPT: "the file is damaged: set it aside and restore it, or run "
-    "`sqlite3 FILE .recover`",
-    sqlite3.SQLITE_NOTADB: "this is no SQLite database: choose another path, or set the file aside",
-    sqlite3.SQLITE_READONLY: "it cannot be written: check its owner and mode",
-    sqlite3.SQLITE_CANTOPEN: "it cannot be opened: check the path, its owner and mode",
-    sqlite3.SQLITE_TOOBIG: "a message or result is larger than SQLite takes (1 GB)",
-}
-
-
-def translated(error: sqlite3.Error | OSError, path: Path) -> TransportError:
-    """Return our exception for one of sqlite3's or the file system's."""
-    code = getattr(error, "sqlite_errorcode", None)
-    if isinstance(error, OSError):
-        return StorageError(f"{path}: {error.strerror or error}")
-    if code is None:
-        return ConnectionLost(f"{path}: {error}")
-    advice = _ADVICE.get(code & 0xFF)
-    return StorageError(f"{path}: {error}" + (f"; {advice}" if advice else ""))
-
-
-def _is_busy(error: BaseException) -> bool:
-    code = getattr(error, "sqlite_errorcode", None) or 0
-    return code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+def _open_as(path: str, mode: int) -> int:
+    """Open a companion of the file, with the file's own permissions when it is new."""
+    try:
+        fd = os.open(path, TURN_FLAGS | os.O_EXCL, mode)
+    except FileExistsError:
+        return os.open(path, TURN_FLAGS, mode)
+    os.fchmod(fd, mode)
+    return fd
 
 
 #: Every database of this process, so that a forked child can let go of them.

@@ -1,158 +1,154 @@
-"""A session that receives. One thread owns it; ``wake`` may be called from any."""
+"""A session that receives. One thread owns it; ``wake`` may be called from any.
+
+A receive is one transaction: what is picked moves from ``ready`` to ``held`` with the session's
+number, then the bytes are read. A queue of a million messages costs what one of ten does: what is
+picked is the beginning of an index, and the statements that move it are ranges of that index.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 
 from umbel.clock import SYSTEM_CLOCK
 from umbel.message import Delivery
-from umbel.servers.sqlite import bells
+from umbel.servers.sqlite import holds, limits
 from umbel.servers.sqlite import statements as sql
-from umbel.servers.sqlite.connection import Database, Transaction
+from umbel.servers.sqlite.bells import CONSUMER, Bell
+from umbel.servers.sqlite.connection import Transaction
 from umbel.servers.sqlite.packing import unpack_any
-from umbel.servers.sqlite.storing import SOON, Writer
+from umbel.servers.sqlite.storing import NAP, Store
 
 #: Delayed messages made ready by one receive, so that many due at once do not stall everyone.
 PROMOTE_LIMIT = 500
 
+#: A message that is ready: queue, rank, id.
+_Ready = tuple[int, int, int]
+#: What ``sql.FETCH`` returns.
+_Fetched = tuple[int, int, int, int, int, int, str, str, bytes]
+
 
 class SqliteConsumer:
-    """See ``seams.Consumer``. A delivery's tag is (message's id, number of the consumer)."""
+    """See ``seams.Consumer``. A delivery's tag is (id of the message, number of the session)."""
 
     def __init__(
-        self,
-        database: Database,
-        writer: Writer,
-        queues: tuple[str, ...],
-        *,
-        consumer_id: str,
-        lease: float,
+        self, store: Store, queues: Sequence[str], *, consumer_id: str, lease: float, number: int
     ) -> None:
-        self.consumer_id = consumer_id
-        self.lease = lease
-        self.queues = queues
-        #: What the holds carry; a new one after the session was fenced. -1 = not yet registered.
-        self.number = -1
-        self._database = database
-        self._writer = writer
-        self._bell = database.bell(bells.CONSUMER)
+        self._store = store
+        self._database = store.database
+        self._queues = tuple(queues)
+        self._consumer_id = consumer_id
+        self._lease = lease
+        #: What the holds carry; a new one after the session was fenced.
+        self._number = number
+        self._bell = Bell(self._database.bells, CONSUMER)
+        # What the topology of this version says of the queues' names.
         self._topology = -1
-        self._ids: list[int] = []
         self._names: dict[int, str] = {}
+        self._ids = "[]"
         self._next = ""
+        #: The last receive found something, so the next looks with the writers' turn at once.
+        self._flowing = True
         self._closed = False
+
+    # --- receive
 
     def receive(self, limit: int, timeout: float) -> list[Delivery]:
         deadline = SYSTEM_CLOCK.monotonic() + timeout
-        deliveries = self._reserve(limit)
+        deliveries = self._reserve(limit) if self._flowing or self._is_due() else []
         while not deliveries and not self._bell.woken():
             left = deadline - SYSTEM_CLOCK.monotonic()
             if left <= 0:
                 break
             if self._sleep(left):
                 deliveries = self._reserve(limit)
+        self._flowing = bool(deliveries)
         return deliveries
 
     def _sleep(self, timeout: float) -> bool:
-        """Wait to be rung; tell whether there may be something."""
+        """Wait to be rung, or until something is due; tell whether there may be something."""
         bell = self._bell
         bell.idle()
         try:
             ready, due = self._peek()
-            if ready:
-                return True
-            until_due = SOON if due is None else due - self._database.clock.now()
-            bell.wait(min(timeout, SOON, until_due))
+            if not ready:
+                until_due = NAP if due is None else due - self._database.clock.now()
+                bell.wait(min(timeout, NAP, until_due))
         finally:
             rung = bell.busy()
-        if rung:
+        if ready or rung or self._is_due():
             bell.found()
             return True
+        return False
+
+    def _is_due(self) -> bool:
         ready, due = self._peek()
         return ready or (due is not None and due <= self._database.clock.now())
 
     def _peek(self) -> tuple[bool, float | None]:
         with self._database.read() as connection:
-            ready, due = connection.execute(sql.PEEK, (json.dumps(self._ids),)).fetchone()
-        return bool(ready), due
+            topology, ready, due = connection.execute(sql.PEEK, (self._ids,)).fetchone()
+        return bool(ready) or topology != self._topology, due
 
     def _reserve(self, limit: int) -> list[Delivery]:
         now = self._database.clock.now()
         with self._database.write() as transaction:
-            topology, number, due, revoking = transaction.execute(
-                sql.BEGIN_RECEIVE, (self.number,)
-            ).fetchone()
+            begin = transaction.execute(sql.BEGIN_RECEIVE, (self._number,)).fetchone()
+            topology, number, due, too_old, revoking = begin
             if number is None:
-                subscribe(transaction, self, now=now)
+                until = now + self._lease
+                self._number = holds.subscribe(
+                    transaction, self._consumer_id, self._queues, until=until
+                )
             if topology != self._topology:
                 self._resolve(transaction, topology)
             if due is not None and due <= now:
-                _promote(transaction, now)
-            picked = self._pick(transaction, limit)
-            if not picked:
-                return []
-            for queue, rank, first, last in _runs(picked):
-                span = (self.number, queue, rank, first, last)
-                transaction.execute(sql.HOLD, span)
-                transaction.execute(sql.UNREADY, span)
-            rows = transaction.execute(
-                sql.FETCH, (json.dumps([row[2] for row in picked]),)
-            ).fetchall()
-            deliveries = self._deliveries(rows)
+                self._promote(transaction, now)
+            if too_old is not None and too_old <= now:
+                limits.end_the_old(transaction, self._names, now=now)
+            deliveries = self._hold(transaction, limit)
             return _mark_revoked(transaction, deliveries, now) if revoking else deliveries
 
     def _resolve(self, transaction: Transaction, topology: int) -> None:
-        routes = self._writer.refresh(topology, transaction)
-        found = [routes.queues[name] for name in self.queues if name in routes.queues]
-        self._ids = [row.id for row in found]
+        queues = self._store.routes(transaction, topology).queues
+        found = [queues[name] for name in self._queues if name in queues]
         self._names = {row.id: row.name for row in found}
-        self._next = sql.NEXT_OF_ONE if len(found) == 1 else sql.next_of_many(len(found))
+        self._ids = json.dumps(list(self._names))
+        self._next = sql.next_of(len(self._names))
         self._topology = topology
-        self._bell.wants(self._ids)
+        self._bell.wants(self._names)
 
-    def _pick(self, transaction: Transaction, limit: int) -> list[tuple[int, int, int]]:
-        if len(self._ids) == 1:
-            return transaction.execute(self._next, (self._ids[0], limit)).fetchall()
-        if not self._ids:
+    def _promote(self, transaction: Transaction, now: float) -> None:
+        """Make delayed messages ready that are due, of whatever queue."""
+        due = transaction.execute(sql.DUE, (now, PROMOTE_LIMIT)).fetchall()
+        transaction.executemany(sql.DELETE_DELAYED, [row[:2] for row in due])
+        transaction.executemany(sql.INSERT_PROMOTED, [(row[2], row[3], row[1]) for row in due])
+        writing = self._store.begin(transaction)
+        for _, number, queue, rank in due:
+            writing.arrived(queue, rank, (number,))
+
+    def _hold(self, transaction: Transaction, limit: int) -> list[Delivery]:
+        if not self._names:
             return []
-        return transaction.execute(self._next, (limit, *self._ids)).fetchall()
+        picked = transaction.execute(self._next, (limit, *self._names)).fetchall()
+        if not picked:
+            return []
+        for queue, rank, first, last in _runs(picked):
+            span = (self._number, queue, rank, first, last)
+            transaction.execute(sql.HOLD, span)
+            transaction.execute(sql.UNREADY, span)
+        ids = json.dumps([row[2] for row in picked])
+        rows = transaction.execute(sql.FETCH, (ids,)).fetchall()
+        return _deliveries(rows, self._names, self._number)
 
-    def _deliveries(self, rows: Sequence[tuple[int, int, int, int, int, int, str, str, bytes]]) -> list[Delivery]:
-        number, names = self.number, self._names
-        deliveries = []
-        for id_, queue, crashes, losses, suspect, redelivered, verdict, data, body in rows:
-            message, problem = unpack_any(data, body)
-            deliveries.append(
-                Delivery(
-                    message,
-                    names[queue],
-                    (id_, number),
-                    crashes,
-                    losses,
-                    bool(suspect),
-                    bool(redelivered),
-                    False,
-                    verdict,
-                    problem,
-                )
-            )
-        return deliveries
+    # --- the end of holds
 
     def give_back(self, deliveries: Sequence[Delivery]) -> None:
-        tags = {each.tag[0]: each for each in deliveries}
-        if not tags:
-            return
-        with self._database.write() as transaction:
-            held = transaction.execute(sql.HELD, (json.dumps(list(tags)),)).fetchall()
-            ours = [row for row in held if row[1] == tags[row[0]].tag[1]]
-            ids = (json.dumps([row[0] for row in ours]),)
-            transaction.execute(sql.GIVE_BACK, ids)
-            transaction.execute(sql.UNHOLD, ids)
-            for _, _, queue, _ in ours:
-                transaction.queued[queue] = transaction.queued.get(queue, 0) + 1
+        if deliveries:
+            with self._database.write() as transaction:
+                holds.give_back(transaction, [each.tag for each in deliveries])
 
     def wake(self) -> None:
         self._bell.wake()
@@ -163,54 +159,46 @@ class SqliteConsumer:
         self._closed = True
         self._bell.close()
         with self._database.write() as transaction:
-            fence(transaction, self.number, losses=0)
+            writing = self._store.begin(transaction)
+            holds.fence(
+                transaction,
+                self._number,
+                routes=writing.routes,
+                now=writing.now,
+                losses=0,
+                seen=0,
+            )
 
 
-def subscribe(transaction: Transaction, consumer: SqliteConsumer, *, now: float) -> None:
-    """Register a session, or one that was fenced anew; what it held before stays lost to it."""
-    cursor = transaction.execute(
-        "INSERT INTO consumers (consumer_id, lease_until) VALUES (?, ?)",
-        (consumer.consumer_id, now + consumer.lease),
-    )
-    assert cursor.lastrowid is not None
-    consumer.number = cursor.lastrowid
-    transaction.executemany(
-        "INSERT OR IGNORE INTO subscriptions VALUES (?, ?)",
-        [(name, consumer.number) for name in consumer.queues],
-    )
-
-
-def fence(transaction: Transaction, number: int, *, losses: int) -> int:
-    """End a session: give back what it holds, and make all its later commits stale."""
-    held = transaction.execute(
-        "SELECT queue, count(*) FROM held WHERE consumer = ? GROUP BY queue", (number,)
-    ).fetchall()
-    if held:
-        transaction.execute(sql.GIVE_BACK_OF, (number, losses))
-        transaction.execute(sql.UNHOLD_OF, (number,))
-        for queue, count in held:
-            transaction.queued[queue] = transaction.queued.get(queue, 0) + count
-    transaction.execute("DELETE FROM subscriptions WHERE consumer = ?", (number,))
-    transaction.execute("DELETE FROM consumers WHERE number = ?", (number,))
-    return sum(count for _, count in held)
-
-
-def _promote(transaction: Transaction, now: float) -> None:
-    due = transaction.execute(sql.DUE, (now, PROMOTE_LIMIT)).fetchall()
-    transaction.executemany(sql.DELETE_DELAYED, [row[:2] for row in due])
-    transaction.executemany(sql.INSERT_PROMOTED, [(row[2], row[3], row[1]) for row in due])
-    for _, _, queue, _ in due:
-        transaction.queued[queue] = transaction.queued.get(queue, 0) + 1
-
-
-def _runs(picked: list[tuple[int, int, int]]) -> list[tuple[int, int, int, int]]:
-    """Group what was picked: per queue and rank it is all from the first to the last id."""
-    ordered = sorted(picked)
-    runs = []
-    for (queue, rank), rows in groupby(ordered, key=lambda row: row[:2]):
+def _runs(picked: list[_Ready]) -> list[tuple[int, int, int, int]]:
+    """Group what was picked: of each queue and rank it is all from the first id to the last."""
+    runs: list[tuple[int, int, int, int]] = []
+    for (queue, rank), rows in groupby(sorted(picked), key=lambda row: row[:2]):
         ids = [row[2] for row in rows]
         runs.append((queue, rank, ids[0], ids[-1]))
     return runs
+
+
+def _deliveries(rows: Sequence[_Fetched], names: Mapping[int, str], number: int) -> list[Delivery]:
+    deliveries: list[Delivery] = []
+    for id_, queue, crashes, losses, suspect, redelivered, verdict, data, body in rows:
+        message, problem = unpack_any(data, body)
+        tag = (id_, number)
+        deliveries.append(
+            Delivery(
+                message,
+                names[queue],
+                tag,
+                crashes,
+                losses,
+                suspect != 0,
+                redelivered != 0,
+                False,
+                verdict,
+                problem,
+            )
+        )
+    return deliveries
 
 
 def _mark_revoked(
@@ -218,6 +206,8 @@ def _mark_revoked(
 ) -> list[Delivery]:
     ids = json.dumps([each.message.id for each in deliveries])
     revoked = {task_id for (task_id,) in transaction.execute(sql.REVOKED, (ids, now)).fetchall()}
+    if not revoked:
+        return deliveries
     return [
         replace(each, revoked=True) if each.message.id in revoked else each for each in deliveries
     ]

@@ -6,19 +6,19 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from umbel.serializers import json_text
 from umbel.servers.seams import DeadLetter
 from umbel.servers.sqlite import statements as sql
-from umbel.servers.sqlite.connection import Database
 from umbel.servers.sqlite.packing import unpack_any
-from umbel.servers.sqlite.storing import Writer
+from umbel.servers.sqlite.storing import Store
 
 
 class SqliteLedger:
     """See ``seams.Ledger``."""
 
-    def __init__(self, database: Database, writer: Writer) -> None:
-        self._database = database
-        self._writer = writer
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._database = store.database
 
     def dead_letters(self, *, limit: int = 100, after: str = "") -> Sequence[DeadLetter]:
         with self._database.read() as connection:
@@ -35,7 +35,7 @@ class SqliteLedger:
     def requeue(self, keys: Sequence[str]) -> int:
         requeued = 0
         with self._database.write() as transaction:
-            writing = self._writer.begin(transaction)
+            writing = self._store.begin(transaction)
             for key in keys:
                 row = transaction.execute(
                     "SELECT data, body, queue FROM dead WHERE key = ?", (_number(key),)
@@ -78,7 +78,7 @@ class SqliteLedger:
         with self._database.write() as transaction:
             transaction.execute(
                 "INSERT OR REPLACE INTO nodes VALUES (?, ?, ?)",
-                (node, json.dumps(dict(record)), until),
+                (node, json_text(dict(record)), until),
             )
 
     def nodes(self) -> dict[str, dict[str, Any]]:

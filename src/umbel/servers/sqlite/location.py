@@ -25,7 +25,7 @@ PROJECT_MARKS = ("pyproject.toml", "setup.py", "manage.py", ".git")
 #: File systems on which several machines (or a machine and its guest) may see one file: their locks
 #: and shared memory do not hold there, and the file would be damaged.
 NETWORK_FILE_SYSTEMS = frozenset(
-    (
+    (  # noqa: SIM905 -- a column of 40 words is no easier to read
         "9p afs afpfs beegfs ceph cifs coda davfs fuse.ceph fuse.cephfs fuse.davfs2 fuse.gcsfuse "
         "fuse.glusterfs fuse.grpcfuse fuse.mfs fuse.osxfs fuse.rclone fuse.s3fs fuse.sshfs "
         "fuse.vmhgfs-fuse glusterfs gpfs lustre macfuse ncpfs nfs nfs3 nfs4 osxfuse panfs prl_fs "
@@ -67,7 +67,7 @@ def default_path() -> Path:
 
 
 def project_folder(start: Path) -> Path:
-    """Return the nearest folder from ``start`` upwards that looks like a project, else ``start``."""
+    """Return the nearest folder from ``start`` upwards that holds a project, or ``start``."""
     resolved = start.resolve()
     for folder in (resolved, *resolved.parents):
         if any((folder / mark).exists() for mark in PROJECT_MARKS):

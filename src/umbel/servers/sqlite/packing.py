@@ -1,24 +1,30 @@
 """A message as two columns: ``data``, a JSON array of all but the body, and the body as it is.
 
 JSON goes through the standard library's C encoder: headers hold users' values, which faster codecs
-change. Text is pure ASCII, so that surrogates and whatever else a header may hold survive SQLite.
+change. Its text is pure ASCII, so that whatever a header holds survives SQLite.
 """
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
+from json import JSONDecoder
 from typing import Any
 
+from umbel.exceptions import SerializationError
 from umbel.message import Message
+from umbel.serializers import json_loads, json_text
 
-_encode = json.JSONEncoder(separators=(",", ":")).encode
-_decode = json.JSONDecoder().decode
+#: What a row's ``data`` that is not ours makes ``unpack`` raise.
+UNPACKING_ERRORS = (SerializationError, TypeError, ValueError, RecursionError, StopIteration)
+
+#: (text, start) -> value and where it ends: what ``JSONDecoder.decode`` calls, without two frames.
+_scan: Callable[[str, int], tuple[Any, int]] = vars(JSONDecoder())["scan_once"]
 
 
 def pack(message: Message) -> str:
-    """Return the ``data`` of a message. Raises TypeError, ValueError, RecursionError."""
+    """Return the ``data`` of a message. Raises EncodeError for headers that are no JSON."""
     properties = message.properties
-    return _encode(
+    return json_text(
         [
             message.id,
             message.headers,
@@ -37,19 +43,15 @@ def pack(message: Message) -> str:
 
 
 def unpack(data: str, body: bytes) -> Message:
-    """Return the message. Raises ValueError and the like when the data is none of ours."""
-    fields: list[Any] = _decode(data)
-    task_id, headers, *rest = fields
-    return Message(task_id, body, headers, *rest)
+    """Return the message. Raises one of UNPACKING_ERRORS when the data is none of ours."""
+    # Headers may hold values of registered types, which travel tagged: rare, so looked for first.
+    fields: list[Any] = json_loads(data.encode()) if '"__type__"' in data else _scan(data, 0)[0]
+    return Message(fields[0], body, *fields[1:])
 
 
 def unpack_any(data: str, body: bytes) -> tuple[Message, str | None]:
     """Return the message and None, or a message of raw bytes and why it is none."""
     try:
         return unpack(data, body), None
-    except (TypeError, ValueError, RecursionError) as error:
-        return Message("", body, {}, ""), f"its row is damaged: {error}"
-
-
-#: What ``pack`` raises for headers that are no JSON.
-PACKING_ERRORS = (TypeError, ValueError, RecursionError)
+    except UNPACKING_ERRORS as error:
+        return Message("", body, {}, ""), f"its row is damaged: {type(error).__name__}: {error}"

@@ -1,19 +1,23 @@
-"""Messages: the transport, and what keeps consumers' holds right when they die."""
+"""Messages: the transport."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
-from umbel.exceptions import PublishError, TopologyConflict, Unroutable
+from umbel.exceptions import MessageTooLarge, PublishError, TopologyConflict, Unroutable
 from umbel.message import Message
 from umbel.servers.seams import Capabilities, DeadConsumer, Depth
+from umbel.servers.sqlite import holds
 from umbel.servers.sqlite import statements as sql
-from umbel.servers.sqlite.connection import Database, Transaction
-from umbel.servers.sqlite.consumer import SqliteConsumer, fence, subscribe
+from umbel.servers.sqlite.connection import Transaction
+from umbel.servers.sqlite.consumer import SqliteConsumer
+from umbel.servers.sqlite.declaring import declare
 from umbel.servers.sqlite.packing import unpack_any
-from umbel.servers.sqlite.routes import declare, read_routes
-from umbel.servers.sqlite.storing import Packed, Writer
+from umbel.servers.sqlite.routes import Routes, read_routes
+from umbel.servers.sqlite.schema import Executing
+from umbel.servers.sqlite.storing import Packed, Store, Writing
+from umbel.servers.sqlite.upkeep import Upkeep
 from umbel.topology import Topology
 
 CAPABILITIES = Capabilities(
@@ -23,8 +27,8 @@ CAPABILITIES = Capabilities(
     priorities=10,
     dead_letters=True,
     durable_ledger=True,
-    stored="written to the file's log: survives the death of every process, and of the machine "
-    "with synchronous=FULL",
+    stored="written to the file's log: it survives the death of every process, and with "
+    "synchronous=FULL a power cut",
 )
 
 
@@ -33,57 +37,59 @@ class SqliteTransport:
 
     capabilities = CAPABILITIES
 
-    def __init__(self, database: Database, writer: Writer) -> None:
-        self._database = database
-        self._writer = writer
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._database = store.database
+        self._upkeep = Upkeep(self._database)
 
     def declare(self, topology: Topology) -> None:
         with self._database.write() as transaction:
             declare(transaction, topology, now=self._database.clock.now())
 
+    # --- publishing
+
     def publish(self, messages: Sequence[Message], *, deadline: float) -> None:
-        refused: list[tuple[str, str]] = []
-        unroutable = True
-        packed: list[Packed] = []
         with self._database.write(deadline=deadline) as transaction:
-            writing = self._writer.begin(transaction)
+            writing = self._store.begin(transaction)
+            packed: list[Packed] = []
+            refused: list[tuple[Message, str]] = []
             for message in messages:
                 found = writing.resolve(message)
                 if isinstance(found, str):
-                    refused.append((message.id, found))
-                    unroutable = unroutable and not writing.routes.targets(message)
+                    refused.append((message, found))
                 else:
                     packed.append(found)
             if packed:
                 writing.store(packed)
         if refused:
-            kind = Unroutable if unroutable else PublishError
-            raise kind(f"{self._database.path}: not sent", refused)
+            raise self._refusal(writing, refused)
+
+    def _refusal(self, writing: Writing, refused: Sequence[tuple[Message, str]]) -> PublishError:
+        pairs = [(message.id, reason) for message, reason in refused]
+        largest = self._database.options.max_message_size
+        kind = PublishError
+        if not any(writing.routes.targets(message) for message, _ in refused):
+            kind = Unroutable
+        elif all(len(message.body) > largest for message, _ in refused):
+            kind = MessageTooLarge
+        return kind(f"{self._database.path}: not sent", pairs)
+
+    # --- consumers
 
     def consume(self, queues: Sequence[str], *, consumer_id: str, lease: float) -> SqliteConsumer:
-        consumer = SqliteConsumer(
-            self._database, self._writer, tuple(queues), consumer_id=consumer_id, lease=lease
-        )
         with self._database.write() as transaction:
-            self._refuse_exclusive(transaction, queues)
-            subscribe(transaction, consumer, now=self._database.clock.now())
-        return consumer
-
-    def _refuse_exclusive(self, transaction: Transaction, queues: Sequence[str]) -> None:
-        routes = read_routes(transaction)
-        exclusive = [name for name in queues if name in routes.queues and routes.queues[name].exclusive]
-        for name in exclusive:
-            taken = transaction.execute(
-                "SELECT 1 FROM subscriptions WHERE queue = ?", (name,)
-            ).fetchone()
-            if taken is not None:
-                raise TopologyConflict(f"queue {name!r} is exclusive and already has its consumer")
+            _refuse_exclusive(transaction, queues)
+            until = self._database.clock.now() + lease
+            number = holds.subscribe(transaction, consumer_id, queues, until=until)
+        return SqliteConsumer(
+            self._store, queues, consumer_id=consumer_id, lease=lease, number=number
+        )
 
     def renew(self, consumer_ids: Collection[str], *, lease: float) -> Collection[str]:
-        lost: list[str] = []
         if not consumer_ids:
-            return lost
+            return []
         until = self._database.clock.now() + lease
+        lost: list[str] = []
         with self._database.write() as transaction:
             for consumer_id in consumer_ids:
                 cursor = transaction.execute(
@@ -95,63 +101,38 @@ class SqliteTransport:
         return lost
 
     def recover(self, dead: Sequence[DeadConsumer] = ()) -> int:
-        now = self._database.clock.now()
-        if not dead and not self._has_lapsed(now):
-            return 0
+        """See ``seams.Transport.recover``. Also keeps the file small, a slice at a time."""
         freed = 0
-        with self._database.write() as transaction:
-            for consumer in dead:
-                row = transaction.execute(
-                    "SELECT number FROM consumers WHERE consumer_id = ?", (consumer.consumer_id,)
-                ).fetchone()
-                if row is not None:
-                    _charge(transaction, row[0], consumer)
-                    freed += fence(transaction, row[0], losses=0)
-            lapsed = transaction.execute(
-                "SELECT number FROM consumers WHERE lease_until < ?", (now,)
-            ).fetchall()
-            for (number,) in lapsed:
-                freed += fence(transaction, number, losses=1)
+        if dead or self._some_lapsed():
+            with self._database.write() as transaction:
+                writing = self._store.begin(transaction)
+                freed = _bury(transaction, dead, writing) + _bury_lapsed(transaction, writing)
+        self._upkeep.sweep()
         return freed
 
-    def _has_lapsed(self, now: float) -> bool:
+    def _some_lapsed(self) -> bool:
         with self._database.read() as connection:
             row = connection.execute(
-                "SELECT 1 FROM consumers WHERE lease_until < ? LIMIT 1", (now,)
+                "SELECT 1 FROM consumers WHERE lease_until < ? LIMIT 1",
+                (self._database.clock.now(),),
             ).fetchone()
         return row is not None
 
+    # --- looking
+
     def depth(self, queues: Sequence[str]) -> dict[str, Depth]:
+        now = self._database.clock.now()
         with self._database.read() as connection:
             connection.execute("BEGIN")
             try:
                 routes = read_routes(connection)
-                counts = {
-                    table: dict(
-                        connection.execute(
-                            f"SELECT queue, count(*) FROM {table} GROUP BY queue"  # noqa: S608 -- ours
-                        ).fetchall()
-                    )
-                    for table in ("ready", "delayed", "held")
+                return {
+                    name: _depth(connection, routes.queues[name].id, now)
+                    for name in queues
+                    if name in routes.queues
                 }
-                found = {}
-                for name in queues:
-                    row = routes.queues.get(name)
-                    if row is not None:
-                        oldest = connection.execute(
-                            "SELECT m.data, m.body FROM messages AS m WHERE m.id ="
-                            " (SELECT min(id) FROM ready WHERE queue = ?)",
-                            (row.id,),
-                        ).fetchone()
-                        found[name] = Depth(
-                            counts["ready"].get(row.id, 0),
-                            counts["delayed"].get(row.id, 0),
-                            counts["held"].get(row.id, 0),
-                            unpack_any(*oldest)[0].sent_at or None if oldest else None,
-                        )
             finally:
                 connection.execute("COMMIT")
-        return found
 
     def queues(self) -> Sequence[str]:
         with self._database.read() as connection:
@@ -160,39 +141,58 @@ class SqliteTransport:
 
     def purge(self, queues: Sequence[str]) -> int:
         deleted = 0
+        names = json.dumps(list(queues))
         with self._database.write() as transaction:
-            ids = transaction.execute(
-                "SELECT id FROM queues WHERE name IN (SELECT value FROM json_each(?))",
-                (json.dumps(list(queues)),),
-            ).fetchall()
-            for (queue,) in ids:
-                for table in ("ready", "delayed"):
-                    transaction.execute(
-                        f"DELETE FROM messages WHERE id IN (SELECT id FROM {table} WHERE queue = ?)",  # noqa: S608 -- ours
-                        (queue,),
-                    )
-                    cursor = transaction.execute(
-                        f"DELETE FROM {table} WHERE queue = ?",  # noqa: S608 -- ours
-                        (queue,),
-                    )
-                    deleted += cursor.rowcount
+            for (queue,) in transaction.execute(sql.QUEUE_IDS, (names,)).fetchall():
+                for waiting, delete in sql.PURGE:
+                    transaction.execute(waiting, (queue,))
+                    deleted += transaction.execute(delete, (queue,)).rowcount
         return deleted
 
     def close(self) -> None:
         self._database.close()
 
 
-def _charge(transaction: Transaction, number: int, dead: DeadConsumer) -> None:
-    if not dead.running:
-        return
-    running = set(dead.running)
-    charged = [
-        held_id
-        for held_id, _, data in transaction.execute(sql.HELD_BY, (number,)).fetchall()
-        if unpack_any(data, b"")[0].id in running
-    ]
-    alone = len(running) == 1
-    for held_id in charged:
-        crashes = int(alone and not dead.verdict)
-        suspect = int(not alone and not dead.verdict)
-        transaction.execute(sql.CHARGE, (held_id, crashes, suspect, dead.verdict))
+def _refuse_exclusive(transaction: Transaction, queues: Iterable[str]) -> None:
+    routes = read_routes(transaction)
+    for name in queues:
+        if name in routes.queues and routes.queues[name].exclusive:
+            row = transaction.execute(
+                "SELECT 1 FROM subscriptions WHERE queue = ?", (name,)
+            ).fetchone()
+            if row is not None:
+                raise TopologyConflict(f"queue {name!r} is exclusive and has its consumer already")
+
+
+def _bury(transaction: Transaction, dead: Sequence[DeadConsumer], writing: Writing) -> int:
+    freed = 0
+    for consumer in dead:
+        row = transaction.execute(
+            "SELECT number FROM consumers WHERE consumer_id = ?", (consumer.consumer_id,)
+        ).fetchone()
+        if row is not None:
+            holds.charge(transaction, row[0], consumer)
+            freed += _fence(transaction, row[0], writing.routes, writing.now, losses=0)
+    return freed
+
+
+def _bury_lapsed(transaction: Transaction, writing: Writing) -> int:
+    lapsed = transaction.execute(
+        "SELECT number FROM consumers WHERE lease_until < ?", (writing.now,)
+    ).fetchall()
+    return sum(
+        _fence(transaction, number, writing.routes, writing.now, losses=1) for (number,) in lapsed
+    )
+
+
+def _fence(
+    transaction: Transaction, number: int, routes: Routes, now: float, *, losses: int
+) -> int:
+    return holds.fence(transaction, number, routes=routes, now=now, losses=losses, seen=1)
+
+
+def _depth(connection: Executing, queue: int, now: float) -> Depth:
+    ready, delayed, held = connection.execute(sql.DEPTH, (queue, now)).fetchone()
+    oldest = connection.execute(sql.OLDEST, (queue,)).fetchone()
+    sent_at = unpack_any(*oldest)[0].sent_at if oldest else 0.0
+    return Depth(ready, delayed, held, sent_at or None)

@@ -1,17 +1,29 @@
-"""Results by task id, and watches that are told of them."""
+"""Results by task id, and watches that are told of them as they are stored.
+
+A watch reads on from where it was (``seq`` grows with every storing), so that following 100,000 ids
+is one range of the table and not 100,000 look-ups; one that follows few ids looks these up, so that
+it need not read what other programs get. Ids that were added since are looked up in any case.
+"""
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 from collections.abc import Iterable, Sequence
 
 from umbel.clock import SYSTEM_CLOCK
 from umbel.message import ResultRecord
-from umbel.servers.sqlite import bells
 from umbel.servers.sqlite import statements as sql
+from umbel.servers.sqlite.bells import WANTS, WATCH, Bell
 from umbel.servers.sqlite.connection import Database
-from umbel.servers.sqlite.storing import SOON, Writer, hash_of
+from umbel.servers.sqlite.storing import NAP, Store, hash_of
+
+#: A watch of at most so many ids looks each of them up.
+FEW = 32
+
+#: A result as it is read: seq, task_id, meta.
+_Row = tuple[int, str, bytes]
 
 
 class SqliteResults:
@@ -19,15 +31,14 @@ class SqliteResults:
 
     reply_to = ""
 
-    def __init__(self, database: Database, writer: Writer) -> None:
-        self._database = database
-        self._writer = writer
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._database = store.database
 
     def put(self, records: Sequence[ResultRecord]) -> None:
-        if not records:
-            return
-        with self._database.write() as transaction:
-            self._writer.begin(transaction).store_results(records)
+        if records:
+            with self._database.write() as transaction:
+                self._store.begin(transaction).store_results(records)
 
     def get(self, task_ids: Sequence[str]) -> dict[str, bytes]:
         return {task_id: meta for _, task_id, meta in find(self._database, task_ids)}
@@ -47,81 +58,106 @@ class SqliteResults:
         self._database.close()
 
 
-def find(database: Database, task_ids: Iterable[str]) -> list[tuple[int, str, bytes]]:
-    """Return (seq, id, meta) of the results that exist."""
+def find(database: Database, task_ids: Iterable[str]) -> list[_Row]:
+    """Return the results that exist and have not expired."""
     wanted = set(task_ids)
     if not wanted:
         return []
     hashes = json.dumps([hash_of(task_id) for task_id in wanted])
     with database.read() as connection:
-        rows: list[tuple[int, str, bytes]] = connection.execute(
+        rows: list[_Row] = connection.execute(
             sql.GET_RESULTS, (hashes, database.clock.now())
         ).fetchall()
     return [row for row in rows if row[1] in wanted]
 
 
 class SqliteWatch:
-    """See ``seams.Watch``.
-
-    ``_seen`` is the seq up to which the table was read; ids added since are looked up one by one,
-    all others are found by reading on from there.
-    """
+    """See ``seams.Watch``."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._bell = database.bell(bells.WATCH)
+        self._bell = Bell(database.bells, WATCH)
+        #: Guards the two below, which any thread changes.
         self._changing = threading.Lock()
         #: Followed id -> seq of the meta that was reported last.
         self._followed: dict[str, int] = {}
+        #: Ids to be looked up.
         self._added: list[str] = []
-        self._closed = False
-        self._seen = 0
         with database.read() as connection:
-            (highest,) = connection.execute("SELECT max(seq) FROM results").fetchone()
-            self._seen = highest or 0
+            #: Up to this seq the table was read.
+            self._seen: int = connection.execute(sql.NEWEST_RESULT).fetchone()[0] or 0
 
     def add(self, task_ids: Iterable[str]) -> None:
         with self._changing:
             new = [task_id for task_id in task_ids if task_id not in self._followed]
             self._followed.update(dict.fromkeys(new, 0))
             self._added += new
-            self._bell.wants(hash_of(task_id) for task_id in self._followed)
+            self._want()
         self._bell.nudge()
 
     def discard(self, task_ids: Iterable[str]) -> None:
         with self._changing:
             for task_id in task_ids:
                 self._followed.pop(task_id, None)
+            self._want()
+
+    def _want(self) -> None:
+        some = itertools.islice(self._followed, WANTS + 1)
+        self._bell.wants(hash_of(task_id) for task_id in some)
 
     def receive(self, timeout: float) -> list[tuple[str, bytes]]:
         deadline = SYSTEM_CLOCK.monotonic() + timeout
-        found = self._look()
-        while not found and not self._bell.woken():
+        news = self._look()
+        while not news and not self._bell.woken():
             left = deadline - SYSTEM_CLOCK.monotonic()
             if left <= 0:
                 break
-            self._bell.idle()
-            found = self._look()
-            if not found:
-                self._bell.wait(min(left, SOON))
-            self._bell.busy()
-            found = found or self._look()
-        return found
+            news = self._sleep(left)
+        return news
+
+    def _sleep(self, timeout: float) -> list[tuple[str, bytes]]:
+        """Wait to be rung, and look."""
+        bell = self._bell
+        bell.idle()
+        try:
+            news = self._look()
+            if not news:
+                bell.wait(min(timeout, NAP))
+        finally:
+            bell.busy()
+        news = news or self._look()
+        if news:
+            bell.found()
+        return news
 
     def _look(self) -> list[tuple[str, bytes]]:
         with self._changing:
             added, self._added = self._added, []
+            few = list(self._followed) if len(self._followed) <= FEW else None
+        newest = self._newest()
+        if newest < self._seen or (few is not None and newest > self._seen):
+            # Few ids; or the newest results were deleted, and after that the clock may have gone
+            # back, so that newer ones may have lower numbers.
+            added = few if few is not None else list(self._followed)
         rows = find(self._database, added)
-        with self._database.read() as connection:
-            since = connection.execute(sql.RESULTS_SINCE, (self._seen,)).fetchall()
-            if since:
-                self._seen = since[-1][0]
-                seqs = [seq for seq, task_id in since if task_id in self._followed]
-                rows += connection.execute(sql.METAS, (json.dumps(seqs),)).fetchall()
+        if few is None and newest > self._seen:
+            rows += self._read_on()
+        self._seen = newest
         return self._news(rows)
 
-    def _news(self, rows: list[tuple[int, str, bytes]]) -> list[tuple[str, bytes]]:
-        news = []
+    def _newest(self) -> int:
+        with self._database.read() as connection:
+            return connection.execute(sql.NEWEST_RESULT).fetchone()[0] or 0
+
+    def _read_on(self) -> list[_Row]:
+        with self._database.read() as connection:
+            since = connection.execute(sql.RESULTS_SINCE, (self._seen,)).fetchall()
+            seqs = [seq for seq, task_id in since if task_id in self._followed]
+            rows: list[_Row] = connection.execute(sql.METAS, (json.dumps(seqs),)).fetchall()
+        return rows
+
+    def _news(self, rows: list[_Row]) -> list[tuple[str, bytes]]:
+        news: list[tuple[str, bytes]] = []
         with self._changing:
             for seq, task_id, meta in sorted(rows):
                 if self._followed.get(task_id, seq) < seq:
@@ -133,6 +169,4 @@ class SqliteWatch:
         self._bell.wake()
 
     def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            self._bell.close()
+        self._bell.close()

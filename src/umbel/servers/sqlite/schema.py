@@ -1,23 +1,49 @@
 """The tables, their version, and how a file of an older version is brought up to date.
 
-    queues ── bindings ── exchanges          what was declared; state.topology counts the changes
-    messages                                 the bytes; written once, never rewritten
-    ready / delayed / held                   where each message is: one small row in one of the three
-    consumers ── subscriptions               who holds; a fenced consumer has no row any more
-    dead                                     dead letters, with their bytes
-    results                                  in the order of storing, found by a hash of the id
-    revoked, nodes, leases                   the rest of the ledger
+    queues ── bindings ── exchanges   what was declared; state.topology counts the changes
+    messages                          the bytes; written once, never rewritten
+    ready / delayed / held            where each message is: one small row in one of the three
+    expiring                          when messages of queues with a limit of age come to it
+    consumers ── subscriptions        who holds; a consumer that was fenced has no row any more
+    dead                              dead letters, with their bytes
+    results                           in the order of storing, found by a hash of the id
+    revoked, nodes, leases            the rest of the ledger
 
-``messages.id`` is the order of sending; it is taken from the clock in microseconds (but always above
-the highest), so that an id is never used twice even when the table was empty in between.
+``messages.id`` is the order of sending, and ``results.seq`` that of storing: the clock's
+microseconds, but always above the highest, so that a number is not used again although the table
+was empty in between.
+
+How a hold is written was measured, in us per message for batches of 100 (message of 700 bytes),
+receive and end together:
+
+    one table, UPDATE ... SET held_by, partial index of what is ready    11.0
+    messages, and small rows that move from ready to held                 5.7   <- this
+    the same, with one row for a whole batch of holds                     4.7
+
+The first rewrites the whole message, twice if it is large. The third saves a little, but cannot say
+who holds a message, which is asked for by every commit.
+
+Results: WITHOUT ROWID by id took 40 us each at 30,000 (the rows are spread over all pages), a rowid
+table with a unique index of the text 22, one with an index of 32 bits of its hash 14.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from umbel.exceptions import StorageError
+
+
+class Executing(Protocol):
+    """A connection, or a transaction on it."""
+
+    @property
+    def execute(self) -> Callable[..., sqlite3.Cursor]:
+        """Run one statement."""
+        ...
+
 
 #: "umbl": tells our files from other SQLite databases.
 APPLICATION_ID = 0x756D626C
@@ -25,8 +51,8 @@ APPLICATION_ID = 0x756D626C
 OLDEST_SQLITE = (3, 35, 0)
 
 VERSION_1 = """
-CREATE TABLE state (topology INTEGER NOT NULL);
-INSERT INTO state VALUES (1);
+CREATE TABLE state (topology INTEGER NOT NULL, swept_at REAL NOT NULL);
+INSERT INTO state VALUES (1, 0);
 
 CREATE TABLE queues (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -40,6 +66,7 @@ CREATE TABLE bindings (
     exchange TEXT NOT NULL,
     routing_key TEXT NOT NULL,
     queue INTEGER NOT NULL,
+    arguments TEXT NOT NULL,
     UNIQUE (exchange, routing_key, queue)
 );
 
@@ -61,6 +88,13 @@ CREATE TABLE delayed (
     queue INTEGER NOT NULL,
     rank INTEGER NOT NULL,
     PRIMARY KEY (due, id)
+) WITHOUT ROWID;
+CREATE TABLE expiring (
+    expires_at REAL NOT NULL,
+    id INTEGER NOT NULL,
+    queue INTEGER NOT NULL,
+    rank INTEGER NOT NULL,
+    PRIMARY KEY (expires_at, id)
 ) WITHOUT ROWID;
 CREATE TABLE held (
     id INTEGER PRIMARY KEY,
@@ -126,6 +160,13 @@ def check_library() -> None:
         )
 
 
+def check_version(connection: Executing) -> None:
+    """Raise StorageError when a newer umbel upgraded the file while we had it open."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > len(UPGRADES):
+        raise _too_new(version, len(UPGRADES))
+
+
 def is_current(connection: sqlite3.Connection, upgrades: Sequence[str] = UPGRADES) -> bool:
     """Tell whether the file has the tables of this version; refuse what is not ours or newer."""
     application, version, objects = connection.execute(
@@ -136,10 +177,7 @@ def is_current(connection: sqlite3.Connection, upgrades: Sequence[str] = UPGRADE
     if application not in (0, APPLICATION_ID) or (application == 0 and objects):
         raise StorageError("this is the database of another program; choose another path")
     if version > len(upgrades):
-        raise StorageError(
-            f"the file was made by a newer umbel (schema {version}, this one knows up to "
-            f"{len(upgrades)}): upgrade umbel here too"
-        )
+        raise _too_new(version, len(upgrades))
     return bool(version == len(upgrades))
 
 
@@ -151,5 +189,14 @@ def upgrade(connection: sqlite3.Connection, upgrades: Sequence[str] = UPGRADES) 
     for script in upgrades[version:]:
         for statement in script.split(";"):
             connection.execute(statement)
+    # Programs that have the file open read the topology again, and see the version there.
+    connection.execute("UPDATE state SET topology = topology + 1")
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {len(upgrades)}")
+
+
+def _too_new(version: int, known: int) -> StorageError:
+    return StorageError(
+        f"the file was made by a newer umbel (schema {version}, this one knows up to {known}): "
+        "upgrade umbel here too"
+    )

@@ -25,23 +25,62 @@ INSERT INTO ready (queue, rank, id) SELECT ?1, ?2, id FROM messages WHERE id BET
 # parameters  1 due, 2 id, 3 queue, 4 rank
 INSERT_DELAYED = "INSERT INTO delayed VALUES (?1, ?2, ?3, ?4)"
 
+# --- limits of queues ---------------------------------------------------------------------------
+
+# parameters  1 queue, 2 limit
+# returns     how many are ready, at most the limit
+COUNT_READY = "SELECT count(*) FROM (SELECT 1 FROM ready WHERE queue = ?1 LIMIT ?2)"
+
+# parameters  1 queue, 2 limit
+# returns     rank, id
+LEAST_READY = "SELECT rank, id FROM ready WHERE queue = ?1 ORDER BY rank DESC, id LIMIT ?2"
+
+# parameters  1 expires_at, 2 id, 3 queue, 4 rank
+INSERT_EXPIRING = "INSERT INTO expiring VALUES (?1, ?2, ?3, ?4)"
+
+# parameters  1 now, 2 limit
+# returns     expires_at, id, queue, rank
+EXPIRED = """
+SELECT expires_at, id, queue, rank FROM expiring WHERE expires_at <= ?1
+ORDER BY expires_at, id LIMIT ?2
+"""
+
+# parameters  1 expires_at, 2 id
+DELETE_EXPIRING = "DELETE FROM expiring WHERE expires_at = ?1 AND id = ?2"
+
+# parameters  1 queue, 2 rank, 3 id
+IS_READY = "SELECT 1 FROM ready WHERE queue = ?1 AND rank = ?2 AND id = ?3"
+DELETE_READY = "DELETE FROM ready WHERE queue = ?1 AND rank = ?2 AND id = ?3"
+
+# parameters  1 queue, 2 rank, 3 id, 4 queue's name, 5 reason, 6 now
+BURY_READY = """
+INSERT INTO dead (data, body, queue, reason, died_at, crashes)
+SELECT m.data, m.body, ?4, ?5, ?6, r.crashes
+FROM ready AS r JOIN messages AS m ON m.id = r.id
+WHERE r.queue = ?1 AND r.rank = ?2 AND r.id = ?3
+"""
+
 # --- receiving ----------------------------------------------------------------------------------
 
 # What an idle consumer looks at, without the writers' lock.
 # parameters  1 queue ids
-# returns     whether something is ready, when the next delayed message is due (NULL = none)
+# returns     version of the topology, whether something is ready,
+#             when the next delayed message is due, NULL if there is none
 PEEK = """
-SELECT EXISTS (SELECT 1 FROM ready WHERE queue IN (SELECT value FROM json_each(?1))),
+SELECT topology,
+       EXISTS (SELECT 1 FROM ready WHERE queue IN (SELECT value FROM json_each(?1))),
        (SELECT due FROM delayed ORDER BY due LIMIT 1)
+FROM state
 """
 
 # parameters  1 consumer number
-# returns     version of the topology, consumer number (NULL = fenced), due time of the next delayed,
-#             whether anything is revoked
+# returns     version of the topology, consumer number (NULL = fenced), due time of the next delayed
+#             message, when the next one is too old for its queue, whether anything is revoked
 BEGIN_RECEIVE = """
 SELECT topology,
        (SELECT number FROM consumers WHERE number = ?1),
        (SELECT due FROM delayed ORDER BY due LIMIT 1),
+       (SELECT expires_at FROM expiring ORDER BY expires_at LIMIT 1),
        EXISTS (SELECT 1 FROM revoked)
 FROM state
 """
@@ -56,23 +95,22 @@ DELETE_DELAYED = "DELETE FROM delayed WHERE due = ?1 AND id = ?2"
 # parameters  1 queue, 2 rank, 3 id
 INSERT_PROMOTED = "INSERT INTO ready (queue, rank, id) VALUES (?1, ?2, ?3)"
 
-# parameters  1 queue, 2 limit
-# returns     queue, rank, id: what to hold, in the order of delivery
-NEXT_OF_ONE = "SELECT queue, rank, id FROM ready WHERE queue = ?1 ORDER BY rank, id LIMIT ?2"
 
-
-def next_of_many(queues: int) -> str:
-    """Return NEXT_OF_ONE for so many queues.
+def next_of(queues: int) -> str:
+    """Return the statement that picks what to hold from so many queues, in the order of delivery.
 
     Each queue gives its first ones, so that a long one costs no more than a short one.
-    parameters  1 limit, then the queues
+    parameters  1 limit, then the ids of the queues
+    returns     queue, rank, id
     """
     each = (
-        f"SELECT * FROM (SELECT queue, rank, id FROM ready WHERE queue = ?{number + 2}"
-        " ORDER BY rank, id LIMIT ?1)"
+        f"SELECT queue, rank, id FROM ready WHERE queue = ?{number + 2} ORDER BY rank, id LIMIT ?1"  # noqa: S608 -- a number of ours
         for number in range(queues)
     )
-    return " UNION ALL ".join(each) + " ORDER BY rank, id LIMIT ?1"
+    if queues == 1:
+        return next(each)
+    union = " UNION ALL ".join(f"SELECT * FROM ({one})" for one in each)  # noqa: S608 -- statements of ours
+    return f"{union} ORDER BY rank, id LIMIT ?1"
 
 
 # parameters  1 consumer number, 2 queue, 3 rank, 4 first id, 5 last id
@@ -84,7 +122,7 @@ WHERE queue = ?2 AND rank = ?3 AND id BETWEEN ?4 AND ?5
 UNREADY = "DELETE FROM ready WHERE queue = ?2 AND rank = ?3 AND id BETWEEN ?4 AND ?5"
 
 # parameters  1 ids
-# returns     id, queue, crashes, losses, suspect, redelivered, verdict, data, body; in the ids' order
+# returns     id, queue, crashes, losses, suspect, redelivered, verdict, data, body; as ordered
 FETCH = """
 SELECT h.id, h.queue, h.crashes, h.losses, h.suspect, h.redelivered, h.verdict, m.data, m.body
 FROM json_each(?1) AS j
@@ -97,15 +135,13 @@ ORDER BY j.key
 
 # parameters  1 ids
 # returns     id, consumer number, queue, rank
-HELD = """
-SELECT id, consumer, queue, rank FROM held WHERE id IN (SELECT value FROM json_each(?1))
-"""
+HELD = "SELECT id, consumer, queue, rank FROM held WHERE id IN (SELECT value FROM json_each(?1))"
 
 # parameters  1 ids
 UNHOLD = "DELETE FROM held WHERE id IN (SELECT value FROM json_each(?1))"
 DELETE_MESSAGES = "DELETE FROM messages WHERE id IN (SELECT value FROM json_each(?1))"
 
-# Puts held messages back where they were; UNHOLD follows.
+# Puts held messages back where they were, first in their queue; UNHOLD follows.
 # parameters  1 ids
 GIVE_BACK = """
 INSERT INTO ready
@@ -113,17 +149,24 @@ SELECT queue, rank, id, crashes, losses, suspect, redelivered, verdict FROM held
 WHERE id IN (SELECT value FROM json_each(?1))
 """
 
-# The same for all that one consumer holds, seen as lost.
-# parameters  1 consumer number, 2 losses to add
-GIVE_BACK_OF = """
+# The same for all that one consumer holds.
+# parameters  1 consumer number, 2 losses to add, 3 whether they count as delivered before
+GIVE_BACK_ALL = """
 INSERT INTO ready
-SELECT queue, rank, id, crashes, losses + ?2, suspect, 1, verdict FROM held WHERE consumer = ?1
+SELECT queue, rank, id, crashes, losses + ?2, suspect, max(redelivered, ?3), verdict
+FROM held WHERE consumer = ?1
 """
-UNHOLD_OF = "DELETE FROM held WHERE consumer = ?1"
+# parameters  1 consumer number
+UNHOLD_ALL = "DELETE FROM held WHERE consumer = ?1"
 
-# returns  id, queue, data
+# parameters  1 consumer number
+# returns     queue, how many messages of it are held
+HELD_QUEUES = "SELECT queue, count(*) FROM held WHERE consumer = ?1 GROUP BY queue"
+
+# parameters  1 consumer number
+# returns     id, data
 HELD_BY = """
-SELECT h.id, h.queue, m.data FROM held AS h JOIN messages AS m ON m.id = h.id WHERE h.consumer = ?1
+SELECT h.id, m.data FROM held AS h JOIN messages AS m ON m.id = h.id WHERE h.consumer = ?1
 """
 
 # parameters  1 id, 2 crashes to add, 3 suspect, 4 verdict
@@ -152,6 +195,45 @@ BURY_NEW = """
 INSERT INTO dead (data, body, queue, reason, died_at, crashes) VALUES (?1, ?2, ?3, ?4, ?5, 0)
 """
 
+# --- looking ------------------------------------------------------------------------------------
+
+# A delayed message that is due is ready, although nobody has moved it yet.
+# parameters  1 queue, 2 now
+# returns     how many are ready, delayed, held
+DEPTH = """
+SELECT (SELECT count(*) FROM ready WHERE queue = ?1)
+     + (SELECT count(*) FROM delayed WHERE queue = ?1 AND due <= ?2),
+       (SELECT count(*) FROM delayed WHERE queue = ?1 AND due > ?2),
+       (SELECT count(*) FROM held WHERE queue = ?1)
+"""
+
+# Looks at the first of each rank, as the index has them.
+# parameters  1 queue
+# returns     data and body of the ready message that was sent first
+OLDEST = """
+SELECT data, body FROM messages WHERE id = (
+    SELECT min((SELECT id FROM ready WHERE queue = ?1 AND rank = r.value ORDER BY id LIMIT 1))
+    FROM json_each('[0,1,2,3,4,5,6,7,8,9]') AS r
+)
+"""
+
+# parameters  1 names
+# returns     id
+QUEUE_IDS = "SELECT id FROM queues WHERE name IN (SELECT value FROM json_each(?1))"
+
+# Pairs of statements: delete the messages that wait in a queue, and the rows that say so.
+# parameters  1 queue
+PURGE = (
+    (
+        "DELETE FROM messages WHERE id IN (SELECT id FROM ready WHERE queue = ?1)",
+        "DELETE FROM ready WHERE queue = ?1",
+    ),
+    (
+        "DELETE FROM messages WHERE id IN (SELECT id FROM delayed WHERE queue = ?1)",
+        "DELETE FROM delayed WHERE queue = ?1",
+    ),
+)
+
 # --- results ------------------------------------------------------------------------------------
 
 # parameters  1 hashes
@@ -172,6 +254,9 @@ GET_RESULTS = """
 SELECT seq, task_id, meta FROM results
 WHERE hash IN (SELECT value FROM json_each(?1)) AND (expires_at IS NULL OR expires_at > ?2)
 """
+
+# returns     the highest seq
+NEWEST_RESULT = "SELECT max(seq) FROM results"
 
 # parameters  1 seq
 # returns     seq, task_id of what was stored since
@@ -201,4 +286,30 @@ ON CONFLICT (name) DO UPDATE SET
     expires_at = excluded.expires_at
 WHERE holder = excluded.holder OR expires_at <= ?3
 RETURNING token
+"""
+
+# --- upkeep -------------------------------------------------------------------------------------
+
+# parameters  1 seq, 2 limit, 3 now
+# returns     seq, whether it has expired
+RESULTS_BEHIND = """
+SELECT seq, expires_at IS NOT NULL AND expires_at <= ?3 FROM results
+WHERE seq > ?1 ORDER BY seq LIMIT ?2
+"""
+
+# parameters  1 now
+DELETE_REVOKED = "DELETE FROM revoked WHERE expires_at <= ?1"
+DELETE_NODES = "DELETE FROM nodes WHERE expires_at <= ?1"
+
+# parameters  1 died before, 2 limit
+DELETE_DEAD = """
+DELETE FROM dead WHERE key IN (SELECT key FROM dead ORDER BY key LIMIT ?2) AND died_at <= ?1
+"""
+
+# Queues with a limited life that nobody consumes.
+# returns  id, used_at, options
+UNUSED_QUEUES = """
+SELECT id, used_at, json_extract(options, '$.expires') FROM queues AS q
+WHERE json_extract(options, '$.expires') IS NOT NULL
+AND NOT EXISTS (SELECT 1 FROM subscriptions AS s WHERE s.queue = q.name)
 """

@@ -7,35 +7,75 @@ from collections.abc import Sequence
 from zlib import crc32
 
 from umbel.clock import SYSTEM_CLOCK
+from umbel.exceptions import EncodeError
 from umbel.message import Message, ResultRecord
+from umbel.servers.sqlite import limits
 from umbel.servers.sqlite import statements as sql
+from umbel.servers.sqlite.bells import SLOTS
 from umbel.servers.sqlite.connection import Database, Transaction
-from umbel.servers.sqlite.packing import PACKING_ERRORS, pack
+from umbel.servers.sqlite.packing import pack
 from umbel.servers.sqlite.routes import NO_ROUTES, QueueRow, Routes, read_routes
 from umbel.states import SUCCESS
 
-#: Delayed messages that are due within so many seconds wake every idle consumer of their queue, so
-#: that it sleeps no longer than until then. It is the longest that idle consumers sleep.
-SOON = 1.0
+#: Seconds that idle consumers and watches sleep at most. Delayed messages that are due sooner ring
+#: every idle consumer of their queue, so that it sleeps no longer than until then.
+NAP = 1.0
 
 #: A message packed, and where it goes.
 Packed = tuple[Message, str, tuple[QueueRow, ...]]
+#: A row of results: seq, hash, task_id, state, expires_at, meta.
+_ResultRow = tuple[int, int, str, str, float | None, bytes]
+
+
+class Store:
+    """What writes of one process share: the database, and the routes as last read. Thread-safe."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self._routes = NO_ROUTES
+
+    def begin(self, transaction: Transaction) -> Writing:
+        """Look at the file's state, at the begin of a transaction that writes."""
+        version, highest_id, highest_seq = transaction.execute(sql.STATE).fetchone()
+        # Not the injected clock: these are ids that only must not repeat.
+        floor = int(SYSTEM_CLOCK.now() * 1e6)
+        return Writing(
+            transaction,
+            self.routes(transaction, version),
+            self.database,
+            next_id=max(floor, (highest_id or 0) + 1),
+            next_seq=max(floor, (highest_seq or 0) + 1),
+        )
+
+    def routes(self, transaction: Transaction, version: int) -> Routes:
+        """Return the routes of this version of the topology."""
+        routes = self._routes
+        if routes.version != version:
+            routes = self._routes = read_routes(transaction)
+        return routes
 
 
 class Writing:
-    """One transaction's view of the file: routes, and the next free ids. Used by one thread."""
+    """One transaction that writes: the routes it sees, and the next free numbers. One thread's."""
 
-    __slots__ = ("_next_id", "_next_seq", "now", "routes", "transaction")
+    __slots__ = ("_largest", "_next_id", "_next_seq", "_rooms", "now", "routes", "transaction")
 
-    def __init__(self, transaction: Transaction, routes: Routes, *, now: float) -> None:
+    def __init__(
+        self,
+        transaction: Transaction,
+        routes: Routes,
+        database: Database,
+        *,
+        next_id: int,
+        next_seq: int,
+    ) -> None:
         self.transaction = transaction
-        self.now = now
-        version, highest_id, highest_seq = transaction.execute(sql.STATE).fetchone()
-        self.routes = routes if routes.version == version else read_routes(transaction)
-        # Not the injected clock: these are ids that only must not repeat.
-        floor = int(SYSTEM_CLOCK.now() * 1e6)
-        self._next_id = max(floor, (highest_id or 0) + 1)
-        self._next_seq = max(floor, (highest_seq or 0) + 1)
+        self.routes = routes
+        self.now = database.clock.now()
+        self._largest = database.options.max_message_size
+        self._next_id = next_id
+        self._next_seq = next_seq
+        self._rooms: dict[int, int] | None = None
 
     def take_id(self) -> int:
         """Return an id behind all others."""
@@ -43,27 +83,42 @@ class Writing:
         self._next_id = number + 1
         return number
 
+    # --- messages
+
     def resolve(self, message: Message) -> Packed | str:
         """Return a message packed and routed, or why it is refused."""
         targets = self.routes.targets(message)
         if not targets:
             return self.routes.lost(message)
+        if len(message.body) > self._largest:
+            return f"its body has {len(message.body)} bytes, max_message_size is {self._largest}"
+        for queue in targets:
+            if queue.refuses and not self._has_room(queue):
+                return f"queue {queue.name!r} is full (max_length {queue.max_length})"
         try:
             return message, pack(message), targets
-        except PACKING_ERRORS as error:
+        except EncodeError as error:
             return f"its headers are no JSON: {error}"
+
+    def _has_room(self, queue: QueueRow) -> bool:
+        if queue.max_length is None:
+            return True
+        rooms = self._rooms = self._rooms or {}
+        if queue.id not in rooms:
+            rooms[queue.id] = limits.room(self.transaction, queue)
+        rooms[queue.id] -= 1
+        return rooms[queue.id] >= 0
 
     def store(self, packed: Sequence[Packed]) -> None:
         """Insert messages, in order, and note whom to wake."""
         rows: list[tuple[int, str, bytes]] = []
+        #: Ids in a row that go to the same place: queue, rank, first id, last id.
         runs: list[list[int]] = []
-        delayed: list[tuple[float, int, int, int]] = []
         run = [-1, -1, -1, -1]
-        number = self._next_id
-        now = self.now
+        delayed: list[tuple[float, int, int, int]] = []
+        number, now = self._next_id, self.now
         for message, data, targets in packed:
-            priority = message.priority
-            rank = 9 if not priority else 9 - min(9, max(0, priority))
+            rank = rank_of(message)
             for queue in targets:
                 rows.append((number, data, message.body))
                 if message.not_before > now:
@@ -75,80 +130,63 @@ class Writing:
                     runs.append(run)
                 number += 1
         self._next_id = number
-        self._insert(rows, runs, delayed)
-
-    def _insert(
-        self,
-        rows: list[tuple[int, str, bytes]],
-        runs: list[list[int]],
-        delayed: list[tuple[float, int, int, int]],
-    ) -> None:
-        transaction = self.transaction
         if len(rows) == 1:
-            transaction.execute(sql.INSERT_MESSAGE, rows[0])
+            self.transaction.execute(sql.INSERT_MESSAGE, rows[0])
         else:
-            transaction.executemany(sql.INSERT_MESSAGE, rows)
-        queued = transaction.queued
+            self.transaction.executemany(sql.INSERT_MESSAGE, rows)
         for run in runs:
-            transaction.execute(sql.INSERT_READY, run)
-            queued[run[0]] = queued.get(run[0], 0) + run[3] - run[2] + 1
+            self.transaction.execute(sql.INSERT_READY, run)
+            self.arrived(run[0], run[1], range(run[2], run[3] + 1))
         if delayed:
-            transaction.executemany(sql.INSERT_DELAYED, delayed)
-            for due, _, queue, _ in delayed:
-                if due < self.now + SOON:
-                    queued[queue] = -1
+            self._delay(delayed)
+
+    def _delay(self, delayed: Sequence[tuple[float, int, int, int]]) -> None:
+        self.transaction.executemany(sql.INSERT_DELAYED, delayed)
+        for due, _, queue, _ in delayed:
+            if due < self.now + NAP:
+                self.transaction.note(queue, SLOTS)
+
+    def arrived(self, queue: int, rank: int, ids: Sequence[int]) -> None:
+        """Ring consumers for messages that became ready, and keep to their queue's limits."""
+        self.transaction.note(queue, len(ids))
+        row = self.routes.by_id[queue]
+        if row.message_ttl is not None:
+            limits.watch_age(self.transaction, row, [(each, rank) for each in ids], now=self.now)
+        if row.max_length is not None:
+            limits.trim(self.transaction, row, now=self.now)
+
+    # --- results
 
     def store_results(self, records: Sequence[ResultRecord]) -> None:
         """Insert or replace results, in order; what is SUCCESS stays. Notes whom to wake."""
         transaction = self.transaction
         hashes = [hash_of(record.task_id) for record in records]
         stored = transaction.execute(sql.STORED, (json.dumps(hashes),)).fetchall()
-        seqs: dict[str, int] = {}
-        final: set[str] = set()
-        for seq, task_id, state in stored:
-            seqs[task_id] = seq
-            if state == SUCCESS:
-                final.add(task_id)
-        rows: dict[str, tuple[int, int, str, str, float | None, bytes]] = {}
-        replaced: list[int] = []
-        seq = self._next_seq
+        seqs = {task_id: seq for seq, task_id, _ in stored}
+        final = {task_id for _, task_id, state in stored if state == SUCCESS}
+        rows: dict[str, _ResultRow] = {}
+        now, seq = self.now, self._next_seq
         for record, number in zip(records, hashes, strict=True):
-            task_id = record.task_id
+            task_id, state = record.task_id, record.state
             if task_id in final:
                 continue
-            if record.state == SUCCESS:
+            if state == SUCCESS:
                 final.add(task_id)
-            if task_id in seqs:
-                replaced.append(seqs.pop(task_id))
-            expires_at = None if record.expires_in is None else self.now + record.expires_in
-            rows.pop(task_id, None)
-            rows[task_id] = (seq, number, task_id, record.state, expires_at, record.meta)
-            transaction.stored.append(number)
+            expires_at = None if record.expires_in is None else now + record.expires_in
+            rows[task_id] = (seq, number, task_id, state, expires_at, record.meta)
             seq += 1
         self._next_seq = seq
+        replaced = [seqs[task_id] for task_id in rows if task_id in seqs] if seqs else []
         if replaced:
             transaction.execute(sql.DELETE_RESULTS, (json.dumps(replaced),))
         transaction.executemany(sql.INSERT_RESULT, rows.values())
+        transaction.stored += [row[1] for row in rows.values()]
 
 
-class Writer:
-    """Begins ``Writing``s on one database and keeps the routes between them. Thread-safe."""
-
-    def __init__(self, database: Database) -> None:
-        self.database = database
-        self.routes = NO_ROUTES
-
-    def begin(self, transaction: Transaction) -> Writing:
-        """Look at the file's state, at the begin of a transaction."""
-        writing = Writing(transaction, self.routes, now=self.database.clock.now())
-        self.routes = writing.routes
-        return writing
-
-    def refresh(self, connection_version: int, transaction: Transaction) -> Routes:
-        """Return the routes of this version."""
-        if self.routes.version != connection_version:
-            self.routes = read_routes(transaction)
-        return self.routes
+def rank_of(message: Message) -> int:
+    """Return where a priority stands in the order of delivery: 9 comes first, as 0."""
+    priority = message.priority
+    return 9 - min(9, max(0, priority)) if priority else 9
 
 
 def hash_of(task_id: str) -> int:
