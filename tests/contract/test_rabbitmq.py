@@ -10,6 +10,7 @@ from umbel.testing.contract import (
     CommitContract,
     ConsumerContract,
     ResultContract,
+    Stage,
     TransportContract,
 )
 
@@ -22,3 +23,9 @@ class TestRabbitmq(
     @pytest.fixture
     def backend(self, rabbitmq_url: str) -> Backend:
         return Backend(rabbitmq_url, row="rabbitmq", short=0.6, quiet=0.2)
+
+    def test_queues_are_all_that_exist(self, stage: Stage) -> None:
+        """AMQP cannot list queues: known are those that this handle declared."""
+        before = set(stage.transport.queues())
+        declared = {stage.queue(), stage.queue()}
+        assert set(stage.transport.queues()) - before == declared

@@ -21,7 +21,7 @@ import contextlib
 import logging
 import socket
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from pika import frame, spec
@@ -70,6 +70,11 @@ class Raw(spec.BasicProperties):  # type: ignore[misc]  # pika has no types for 
 class _Amqp(SelectConnection):  # type: ignore[misc]  # pika has no types for mypy
     """See the essay above."""
 
+    #: What was read and is not a whole frame yet.
+    _frame_buffer: bytes
+    _terminate_stream: Callable[[Exception], None]
+    _adapter_emit_data: Callable[[bytes], None]
+
     def _read_frame(self) -> tuple[int, Any]:
         data = self._frame_buffer
         if len(data) < _HEADER_FRAME.size or data[0] != spec.FRAME_HEADER:
@@ -82,7 +87,10 @@ class _Amqp(SelectConnection):  # type: ignore[misc]  # pika has no types for my
         return end + 1, frame.Header(channel, length, Raw(data[_HEADER_FRAME.size : end]))
 
     def _output_marshaled_frames(self, marshaled_frames: Sequence[bytes]) -> None:
-        super()._output_marshaled_frames([b"".join(marshaled_frames)])
+        data = b"".join(marshaled_frames)
+        self.bytes_sent += len(data)
+        self.frames_sent += len(marshaled_frames)
+        self._adapter_emit_data(data)
 
     def abort(self) -> None:
         """Close the socket at the next step, without a word to the server."""
@@ -206,7 +214,7 @@ class Connection:
         raise self.trouble or ConnectionLost(str(reason))
 
     @contextlib.contextmanager
-    def translating(self) -> Iterator[None]:
+    def translating(self) -> Generator[None]:
         """Turn pika's errors into ours, their cause kept."""
         try:
             yield

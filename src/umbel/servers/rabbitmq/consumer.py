@@ -12,6 +12,9 @@ difference, at least doubling. ``give_back`` ends all of them before it returns 
 the server would push the same ones here again at once; the next ``receive`` begins anew, so a
 window that shrank is followed too.
 
+A consumer that does not receive for a second (its worker is blocked by a long task) is no longer
+pushed to, and what was pushed and not received goes back, so that idle workers get it.
+
 Owners. An ``Intake`` is what one connection holds; it belongs to whoever drives the link. That is
 the consumer's thread, or for a moment the keeper, which answers heartbeats while that thread is
 busy. ``_ready`` is filled in callbacks and emptied by the consumer's thread, by atomic operations.
@@ -47,6 +50,8 @@ EARLY = 1.0
 #: Seconds in which the server must answer orders of a consumer.
 _TIMEOUT = 10.0
 _PREFETCH_MOST = 65_535
+#: Seconds between two looks of the keeper, and for which messages may wait here for a ``receive``.
+_TICK = _HOARDED = 1.0
 
 _monotonic = SYSTEM_CLOCK.monotonic
 
@@ -208,35 +213,32 @@ class RabbitConsumer:
         self._session = session
         self._woken = False
         self._closed = False
+        self._receiving = False
+        self._left_at = _monotonic()
         self._intake: Intake | None = None
         self.link = Link(self._connect)
-        if session.heartbeat:
-            self.link.keep(session.heartbeat / 3, f"umbel-heartbeat-{session.consumer_id}")
+        self.link.keep(_TICK, self._tick, f"umbel-keeper-{session.consumer_id}")
 
     def receive(self, limit: int, timeout: float) -> list[Delivery]:
         """See ``Consumer``. With ``limit`` 0 it waits for ``wake`` only."""
-        deadline = _monotonic() + timeout
-        turn = self._waiting(limit)
-        while not self.link.run(turn, min(deadline, self._due_by())):
-            if deadline <= _monotonic():
-                break
-            turn = self._waiting(limit)
-        self._woken = False
-        intake = self._intake
-        if intake is None:
-            return []
-        return self._gather(intake, limit)
+        self._receiving = True
+        try:
+            self._wait(limit, _monotonic() + timeout)
+            return self._gather(limit)
+        finally:
+            self._receiving = False
+            self._left_at = _monotonic()
 
     def give_back(self, deliveries: Sequence[Delivery]) -> None:
+        """See ``Consumer``. Until the next ``receive`` the server pushes nothing."""
         held = self._intake.held if self._intake is not None else {}
         numbers = [
             each.tag.number
             for each in deliveries
             if each.tag.intake is self._intake and each.tag.number in held
         ]
-        if numbers:
-            turn = Turn[Intake](lambda intake, by: intake.give_back(numbers, by), connects=False)
-            self.link.run(turn, _monotonic() + _TIMEOUT)
+        turn = Turn[Intake](lambda intake, by: intake.give_back(numbers, by), connects=False)
+        self.link.run(turn, _monotonic() + _TIMEOUT)
 
     def wake(self) -> None:
         self._woken = True
@@ -257,6 +259,12 @@ class RabbitConsumer:
         self._closed = True
         self.link.end()
 
+    def _wait(self, limit: int, deadline: float) -> None:
+        while not self.link.run(self._waiting(limit), min(deadline, self._due_by())):
+            if deadline <= _monotonic():
+                break
+        self._woken = False
+
     def _waiting(self, limit: int) -> Turn[Intake]:
         return Turn(
             lambda intake, by: intake.want(limit, by + _TIMEOUT),
@@ -272,16 +280,28 @@ class RabbitConsumer:
             return float("inf")
         return _monotonic() + max(due - self._session.hub.clock.now(), 0.0)
 
-    def _gather(self, intake: Intake, limit: int) -> list[Delivery]:
+    def _gather(self, limit: int) -> list[Delivery]:
         """Take what came with the first: the rest of a burst is in the socket already."""
-        taken = intake.take(limit)
-        while 0 < len(taken) < limit:
+        intake = self._intake
+        taken = intake.take(limit) if intake is not None else []
+        while intake is not None and 0 < len(taken) < limit:
             self.link.serve()
             more = intake.take(limit - len(taken)) if intake.ready() else []
             if not more:
                 break
             taken += more
         return taken
+
+    def _tick(self) -> None:
+        """Answer the server's heartbeats, and hoard nothing while nobody receives."""
+        if self._left_at + _HOARDED <= _monotonic():
+            self.link.run(Turn(self._let_go, connects=False), _monotonic() + _TIMEOUT)
+        self.link.serve()
+
+    def _let_go(self, intake: Intake, deadline: float) -> None:
+        # Looked at here, with the baton: whoever receives cannot be taking from the intake now.
+        if not self._receiving and intake.open:
+            intake.give_back((), deadline)
 
     def _connect(self, deadline: float) -> Intake:
         session = self._session

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -126,7 +126,7 @@ def _milliseconds(seconds: float | None) -> int | None:
 
 
 @contextmanager
-def _explaining(what: str) -> Iterator[None]:
+def _explaining(what: str) -> Generator[None]:
     try:
         yield
     except Refused as refused:

@@ -16,8 +16,8 @@ caller sleeps unpoked: a caller registers in ``_turns`` *before* it tries to tak
 leader looks there *after* it let go.
 
 An idle connection is driven by nobody. Where the server expects heartbeats, ``serve`` must be
-called from time to time; ``keep`` starts a thread for it. Where it expects none, a connection that
-broke in the meantime is noticed at the beginning of the next turn, before anything is sent on it.
+called from time to time; ``keep`` starts a thread for that. Where it expects none, a connection
+that broke meanwhile is noticed at the beginning of the next turn, before anything is sent on it.
 
 Rejected: an I/O thread (two changes of thread for each operation, see ``connection``); a lock held
 for a whole publish (confirms of several threads could not be in flight together, and a confirm
@@ -142,14 +142,14 @@ class Link(Generic[S]):
             self._baton.release()
         self._pass_on()
 
-    def keep(self, interval: float, name: str) -> None:
-        """Serve every ``interval`` seconds from a thread, until closed."""
+    def keep(self, interval: float, tick: Callable[[], None], name: str) -> None:
+        """Call ``tick`` every ``interval`` seconds from a thread, until ``end``."""
 
-        def serve() -> None:
+        def keep() -> None:
             while not self._end.wait(interval):
-                self.serve()
+                tick()
 
-        threading.Thread(target=serve, name=name, daemon=True).start()
+        threading.Thread(target=keep, name=name, daemon=True).start()
 
     def close(self, *, politely: bool = True) -> None:
         """Close the connection; turns under way end with ConnectionLost. The next one reconnects.
