@@ -159,8 +159,13 @@ class Consumer(Protocol):
 class ResultStore(Protocol):
     """Results by task id. Thread-safe."""
 
-    #: What a publisher puts into ``Message.reply_to`` so that results find it; "" if not needed.
-    reply_to: str
+    @property
+    def reply_to(self) -> str:
+        """What a publisher puts into ``Message.reply_to`` so that results find it; "" = not needed.
+
+        Another one in a forked child.
+        """
+        ...
 
     def put(self, records: Sequence[ResultRecord]) -> None:
         """Store all, in one round trip, and tell who watches. A stored SUCCESS is never replaced."""
