@@ -10,12 +10,13 @@ and the body mean is known to ``wire`` alone.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from umbel.values import value
 
-@dataclass(frozen=True, slots=True)
+
+@value
 class Message:
     """An opaque body with its headers, its properties and where it goes."""
 
@@ -44,7 +45,7 @@ class Message:
     properties: Mapping[str, Any] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Delivery:
     """A message that a consumer holds until its effects are committed or it is given back."""
 
@@ -70,7 +71,7 @@ class Delivery:
     problem: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Outcome:
     """What became of a call: the state it reached and what the user's code returned or raised."""
 
@@ -94,7 +95,7 @@ class Outcome:
     dead: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ResultRecord:
     """A task's result as a store keeps it: opaque bytes under the task's id."""
 
@@ -120,7 +121,7 @@ class Ending(Enum):
     REQUEUE = "requeue"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Effects:
     """What follows from an outcome. Committed together, and only if the delivery is still ours."""
 

@@ -21,7 +21,7 @@ RANKS = {
     name: rank
     for rank, names in enumerate(
         (
-            "exceptions states clock ids backoff telemetry topology project arguments spelling models",
+            "exceptions states clock ids values backoff telemetry topology project arguments spelling models",
             "message schedules serializers security",
             "wire settings",
             "servers config",

@@ -20,6 +20,7 @@ from umbel.clock import SYSTEM_CLOCK
 from umbel.exceptions import SoftTimeLimitExceeded
 from umbel.executor import execute, judge
 from umbel.message import Delivery, Effects, Outcome
+from umbel.values import value
 from umbel.wire.task import Request
 from umbel.worker.service import Prepared, Service
 
@@ -35,7 +36,7 @@ GRACE = 0.0
 _monotonic = SYSTEM_CLOCK.monotonic
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Item:
     """A delivery on its way to a lane; ``held`` is false if it was acknowledged before."""
 
@@ -43,7 +44,7 @@ class Item:
     held: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Done:
     """Effects on their way to the pump, with what the window learns from them."""
 

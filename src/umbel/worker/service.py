@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from umbel import states
@@ -31,6 +30,7 @@ from umbel.exceptions import (
     WorkerLostError,
 )
 from umbel.message import Delivery, Effects, Ending, Outcome
+from umbel.values import value
 from umbel.wire.task import Request, decode, peek_id
 from umbel.worker.board import MAX_ID
 
@@ -44,7 +44,7 @@ UNKNOWN_TRIES = 8
 MAX_LOSSES = 10
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Prepared:
     """A delivery that will run: decoded, with its task."""
 
