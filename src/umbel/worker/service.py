@@ -26,7 +26,6 @@ from umbel.exceptions import (
     SerializationError,
     TaskRevokedError,
     TimeLimitExceeded,
-    UmbelError,
     WorkerLostError,
 )
 from umbel.message import Delivery, Effects, Ending, Outcome
@@ -92,7 +91,10 @@ class Service:
         """Decode a delivery and find its task; effects if it cannot run here."""
         try:
             request = decode(delivery.message, self._accept)
-        except (SerializationError, InvalidTaskError) as error:
+            task_id = request.id or ""
+            if len(task_id) > MAX_ID or len(task_id.encode()) > MAX_ID:
+                raise InvalidTaskError(f"expected an id of at most {MAX_ID} bytes")
+        except (SerializationError, InvalidTaskError, UnicodeEncodeError) as error:
             return self._poison(delivery, error)
         bound = self.tasks.get(request.task or "")
         if bound is None:
@@ -103,7 +105,7 @@ class Service:
             delivery,
             request,
             bound,
-            request.id or "",
+            task_id,
             bound.soft_time_limit if soft is None else soft,
             bound.time_limit if hard is None else hard,
         )
@@ -140,7 +142,7 @@ class Service:
         bound = self.tasks.get(request.task or "", self._nameless)
         return advance(delivery, request, outcome, bound, self._policy)
 
-    def _poison(self, delivery: Delivery, error: UmbelError) -> Effects:
+    def _poison(self, delivery: Delivery, error: Exception) -> Effects:
         reason = f"{type(error).__name__}: {error}"
         task_id = peek_id(delivery.message)
         if not task_id or len(task_id.encode(errors="replace")) > MAX_ID:
