@@ -97,7 +97,7 @@ class AsyncResult(TaskRecord[R_co]):
         Begins with the state that is stored. Of several in quick succession only the last may be
         seen. Raises TimeoutError when the task is not ready after ``timeout`` seconds.
         """
-        return Changes(self.app.bridge, self.id, timeout=timeout, known=self._meta)
+        return Changes(self.id, self._meta or self.app.bridge, timeout)
 
     def then(
         self,

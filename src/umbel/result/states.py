@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, closing
 from dataclasses import dataclass
 from typing import Any
 
 from umbel import states
 from umbel.bridge import ResultBridge, aio
-from umbel.bridge.waiters import Arrival
 from umbel.result.gathering import Meta
 from umbel.wire.result import result_of
 
@@ -25,7 +24,7 @@ class RemoteTraceback(Exception):  # noqa: N818 -- never raised: the cause of wh
 def outcome(meta: Meta) -> Any:
     """Return a meta's result: a value, or an exception whose cause shows the worker's traceback."""
     value = result_of(meta)
-    if isinstance(value, BaseException) and value.__cause__ is None and meta.get("traceback"):
+    if isinstance(value, BaseException) and value.__traceback__ is None and meta.get("traceback"):
         value.__cause__ = RemoteTraceback(meta["traceback"])
     return value
 
@@ -47,37 +46,34 @@ class StateChange:
 class Changes:
     """The states of a task as they come, for ``for`` and for ``async for``."""
 
-    def __init__(
-        self, bridge: ResultBridge, task_id: str, *, timeout: float | None, known: Meta | None
-    ) -> None:
-        self._bridge = bridge
+    def __init__(self, task_id: str, source: ResultBridge | Meta, timeout: float | None) -> None:
         self._task_id = task_id
+        #: Where they come from; or the final one.
+        self._source = source
         self._timeout = timeout
-        self._known = known
 
     def __iter__(self) -> Iterator[StateChange]:
         """Wait as a thread."""
-        if self._known is not None:
-            yield self._change(self._known)
+        bridge = self._source
+        if not isinstance(bridge, ResultBridge):
+            yield self._change(bridge)
             return
-        with closing(self._bridge.follow((self._task_id,), timeout=self._timeout)) as batches:
+        with closing(bridge.follow((self._task_id,), timeout=self._timeout)) as batches:
             for arrivals in batches:
-                yield from self._changes(arrivals)
+                for _, stored, _ in arrivals:
+                    yield self._change(bridge.decode(stored))
 
     async def __aiter__(self) -> AsyncIterator[StateChange]:
         """Wait as a coroutine."""
-        if self._known is not None:
-            yield self._change(self._known)
+        bridge = self._source
+        if not isinstance(bridge, ResultBridge):
+            yield self._change(bridge)
             return
-        following = aio.follow(self._bridge, (self._task_id,), timeout=self._timeout)
+        following = aio.follow(bridge, (self._task_id,), timeout=self._timeout)
         async with aclosing(following) as batches:
             async for arrivals in batches:
-                for change in self._changes(arrivals):
-                    yield change
-
-    def _changes(self, arrivals: Iterable[Arrival]) -> Iterator[StateChange]:
-        for _, stored, _ in arrivals:
-            yield self._change(self._bridge.decode(stored))
+                for _, stored, _ in arrivals:
+                    yield self._change(bridge.decode(stored))
 
     def _change(self, meta: Meta) -> StateChange:
         return StateChange(self._task_id, meta["status"], outcome(meta))
