@@ -19,7 +19,7 @@ from umbel.servers.memory.commit import MemoryCommit
 from umbel.servers.memory.queues import MemoryConsumer
 from umbel.servers.memory.shelf import Kept, Shelf
 from umbel.servers.memory.space import Entry, Line, Session, Space
-from umbel.servers.seams import CommitReport
+from umbel.servers.seams import CommitReport, DeadConsumer
 from umbel.testing.clock import FakeClock
 from umbel.testing.contract import Backend, Stage
 from umbel.testing.contract.model import play
@@ -99,7 +99,7 @@ def recover_without_fence(patch: Patch) -> None:
 
 
 def crash_charged_to_all(patch: Patch) -> None:
-    def mutant(held: list[Entry], _running: tuple[str, ...]) -> list[Entry]:
+    def mutant(held: list[Entry], _dead: DeadConsumer) -> list[Entry]:
         for entry in held:
             entry.crashes += 1
         return held
@@ -108,9 +108,9 @@ def crash_charged_to_all(patch: Patch) -> None:
 
 
 def crash_charged_to_several(patch: Patch) -> None:
-    def mutant(held: list[Entry], running: tuple[str, ...]) -> list[Entry]:
+    def mutant(held: list[Entry], dead: DeadConsumer) -> list[Entry]:
         for entry in held:
-            entry.crashes += entry.message.id in running
+            entry.crashes += entry.message.id in dead.running
         return held
 
     patch(queues, "_charge", mutant)

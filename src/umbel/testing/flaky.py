@@ -9,13 +9,12 @@ list, or chance from a seed. The faults are those of a network:
     BEFORE     the request is lost: not performed, ConnectionLost
     AFTER      the answer is lost: performed, ConnectionLost (the ambiguous case)
     DELAY      performed after some time
-    DROP       the connection ends: not performed, ConnectionLost; a session is over, parts reopen
+    DROP       the connection ends: not performed, ConnectionLost; parts are closed and reopen
     DUPLICATE  performed twice; for ``receive``, what was received is delivered once more later
 
 Operations have the names of their methods, except that ``Watch.receive`` is "follow". What must
-never fail (``wake``, ``close``, ``add``, ``discard``) is passed on as it is. A consumer that raised
-ConnectionLost may hold messages that its owner never saw; the owner closes it and begins another.
-A watch goes on: what its lost answer told is told again.
+never fail (``wake``, ``close``, ``add``, ``discard``) is passed on as it is. Sessions go on after a
+fault, as the seams promise: what a lost answer of a consumer or watch brought is in the next one.
 
 Every fault that happened is counted in ``FlakyServer.faults.counts``, so that a test can say that
 it met what it was written for. Thread-safe; which of two threads meets a fault is not determined.
@@ -202,33 +201,27 @@ class FlakyConsumer:
         self._inner = inner
         self._transport = transport
         self._faults = faults
-        self._dropped = False
+        #: Reserved by a receive whose answer was lost: returned by the next.
+        self._unseen: list[Delivery] = []
 
     def receive(self, limit: int, timeout: float) -> list[Delivery]:
-        self._check()
-        return self._faults.call(
-            "receive",
-            lambda: self._inner.receive(limit, timeout),
-            drop=self._drop,
-            again=self._deliver_again,
-        )
+        def action() -> list[Delivery]:
+            if not self._unseen:
+                self._unseen = self._inner.receive(limit, timeout)
+            return self._unseen[:limit]
+
+        deliveries = self._faults.call("receive", action, again=self._deliver_again)
+        del self._unseen[: len(deliveries)]
+        return deliveries
 
     def give_back(self, deliveries: Sequence[Delivery]) -> None:
-        self._check()
-        self._faults.call("give_back", lambda: self._inner.give_back(deliveries), drop=self._drop)
+        self._faults.call("give_back", lambda: self._inner.give_back(deliveries))
 
     def wake(self) -> None:
         self._inner.wake()
 
     def close(self) -> None:
         self._inner.close()
-
-    def _check(self) -> None:
-        if self._dropped:
-            raise ConnectionLost("injected: this session's connection was dropped")
-
-    def _drop(self) -> None:
-        self._dropped = True
 
     def _deliver_again(self, deliveries: Sequence[Delivery]) -> None:
         copies = [_straight_to_its_queue(each) for each in deliveries]
@@ -265,7 +258,7 @@ class FlakyWatch:
     def __init__(self, inner: Watch, faults: Faults) -> None:
         self._inner = inner
         self._faults = faults
-        #: What was reported by a receive whose answer was lost: reported again by the next.
+        #: Reported by a receive whose answer was lost: reported again by the next.
         self._unread: list[tuple[str, bytes]] = []
 
     def add(self, task_ids: Iterable[str]) -> None:

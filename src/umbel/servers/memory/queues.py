@@ -6,9 +6,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from umbel.exceptions import (
-    ConnectionLost,
     TimeoutError,  # noqa: A004 -- ours
     TopologyConflict,
+    TransportError,
     Unroutable,
 )
 from umbel.message import Delivery, Message
@@ -60,10 +60,9 @@ class MemoryTransport:
             raise Unroutable("unroutable", refused)
 
     def consume(self, queues: Sequence[str], *, consumer_id: str, lease: float) -> MemoryConsumer:
-        deadline = self._space.clock.monotonic() + lease
-        session = Session(consumer_id, tuple(queues), deadline)
+        session = Session(consumer_id, tuple(queues), lease, 0.0)
         with self._space.lock:
-            self._space.sessions[consumer_id] = session
+            self._space.begin(session)
         return MemoryConsumer(self._space, session)
 
     def renew(self, consumer_ids: Collection[str], *, lease: float) -> Collection[str]:
@@ -83,7 +82,7 @@ class MemoryTransport:
         space = self._space
         with space.lock:
             charged = [
-                _charge(space.end(space.sessions[each.consumer_id]), each.running)
+                _charge(space.end(space.sessions[each.consumer_id]), each)
                 for each in dead
                 if each.consumer_id in space.sessions
             ]
@@ -127,14 +126,14 @@ class MemoryConsumer:
         self._space = space
         self._session = session
         self._woken = False
+        self._closed = False
 
     def receive(self, limit: int, timeout: float) -> list[Delivery]:
         space, session = self._space, self._session
         deadline = space.clock.monotonic() + timeout
         while True:
             with space.lock:
-                if space.sessions.get(session.consumer_id) is not session:
-                    raise ConnectionLost(f"the session {session.consumer_id} has ended")
+                self._go_on()
                 deliveries = space.receive(session, limit)
                 left = deadline - space.clock.monotonic()
                 if deliveries or self._woken or left <= 0:
@@ -146,6 +145,13 @@ class MemoryConsumer:
             pause = left if due_at is None else min(left, due_at - space.clock.now())
             if not session.bell.wait(pause) and pause == left:
                 deadline = space.clock.monotonic()  # over, even for a clock that stands still
+
+    def _go_on(self) -> None:
+        """Begin again after having been fenced; what was held then stays lost."""
+        if self._closed:
+            raise TransportError(f"the session {self._session.consumer_id} is closed")
+        if self._session.consumer_id not in self._space.sessions:
+            self._space.begin(self._session)
 
     def give_back(self, deliveries: Sequence[Delivery]) -> None:
         with self._space.lock:
@@ -159,9 +165,9 @@ class MemoryConsumer:
 
     def close(self) -> None:
         with self._space.lock:
-            if self._space.sessions.get(self._session.consumer_id) is self._session:
-                for entry in self._space.end(self._session):
-                    self._space.give_back(entry)
+            self._closed = True
+            for entry in self._space.end(self._session):
+                self._space.give_back(entry)
 
 
 def unroutable(message: Message) -> str:
@@ -202,11 +208,13 @@ def _bind(space: Space, binding: Binding) -> None:
     space.bindings[binding.exchange][binding.routing_key, binding.queue] = binding
 
 
-def _charge(held: list[Entry], running: Sequence[str]) -> list[Entry]:
-    """Count the crash of a dead consumer against what it was running."""
-    begun = [entry for entry in held if entry.message.id in running]
+def _charge(held: list[Entry], dead: DeadConsumer) -> list[Entry]:
+    """Count the crash of a consumer against what it was running, or keep the verdict."""
+    begun = [entry for entry in held if entry.message.id in dead.running]
     for entry in begun:
-        if len(begun) == 1:
+        if dead.verdict:
+            entry.verdict = dead.verdict
+        elif len(begun) == 1:
             entry.crashes += 1
         else:
             entry.suspect = True

@@ -41,7 +41,16 @@ from umbel.topology import Binding, Exchange, Queue, route
 class Entry:
     """A message in the space, with what is counted against it."""
 
-    __slots__ = ("crashes", "losses", "message", "position", "queue", "redelivered", "suspect")
+    __slots__ = (
+        "crashes",
+        "losses",
+        "message",
+        "position",
+        "queue",
+        "redelivered",
+        "suspect",
+        "verdict",
+    )
 
     def __init__(self, message: Message, queue: str, position: int) -> None:
         self.message = message
@@ -50,6 +59,7 @@ class Entry:
         self.crashes = 0
         self.losses = 0
         self.suspect = False
+        self.verdict = ""
         self.redelivered = False
 
 
@@ -77,6 +87,7 @@ class Session:
 
     consumer_id: str
     queues: tuple[str, ...]
+    lease: float
     #: Monotonic time.
     deadline: float
     holds: dict[int, Entry] = field(default_factory=dict)
@@ -183,6 +194,7 @@ class Space:
             losses=entry.losses,
             suspect=entry.suspect,
             redelivered=entry.redelivered,
+            verdict=entry.verdict,
             revoked=self.is_revoked(entry.message.id, now),
         )
 
@@ -194,7 +206,13 @@ class Space:
         lines = (self.lines[name] for name in session.queues if name in self.lines)
         return min((line.delayed[0][0] for line in lines if line.delayed), default=None)
 
-    # --- from a session
+    # --- sessions
+
+    def begin(self, session: Session) -> None:
+        """Register a session, or register one anew that was fenced."""
+        session.deadline = self.clock.monotonic() + session.lease
+        session.holds.clear()
+        self.sessions[session.consumer_id] = session
 
     def release(self, delivery: Delivery) -> Entry | None:
         """End a hold; return what was held, or None if it is no longer so."""

@@ -119,6 +119,29 @@ class LeaseContract(Suite):
         got = {each.message.id: each.crashes for each in stage.take(stage.consumer(queue), 2)}
         assert got == {first: int(suspect == first), second: int(suspect == second)}
 
+    def test_a_verdict_travels_with_what_was_running_and_no_crash_is_charged(
+        self, stage: Stage, queue: str
+    ) -> None:
+        judged, free = stage.send(queue, 2)
+        consumer_id, consumer = stage.session(queue)
+        stage.take(consumer, 2)
+        dead = DeadConsumer(consumer_id, (judged,), verdict="time-limit 5.0")
+        assert stage.transport.recover([dead]) == 2
+        got = {each.message.id: each for each in stage.take(stage.consumer(queue), 2)}
+        assert (got[judged].verdict, got[judged].crashes) == ("time-limit 5.0", 0)
+        assert (got[free].verdict, got[free].crashes) == ("", 0)
+
+    def test_a_verdict_is_kept_until_the_message_ends(self, stage: Stage, queue: str) -> None:
+        (task_id,) = stage.send(queue)
+        consumer_id, consumer = stage.session(queue)
+        stage.take(consumer)
+        stage.transport.recover([DeadConsumer(consumer_id, (task_id,), verdict="terminated")])
+        consumer = stage.consumer(queue)
+        for _ in range(2):
+            delivery = stage.one(consumer)
+            assert delivery.verdict == "terminated"
+            consumer.give_back([delivery])
+
     def test_what_a_dead_consumer_had_not_begun_goes_back_free_and_first(
         self, stage: Stage, queue: str
     ) -> None:

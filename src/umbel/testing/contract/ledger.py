@@ -70,6 +70,7 @@ class LedgerContract(Suite):
         again = stage.one(stage.consumer(queue))
         assert again.message.id == task_id
         assert (again.crashes, again.losses, again.suspect) == (0, 0, False)
+        assert again.verdict == ""
         assert stage.letters(task_id) == []
         assert stage.ledger.requeue([letter.key]) == 0
 

@@ -126,7 +126,8 @@ class History(RuleBasedStateMachine):
         self.opened: list[Consumer] = []
         self.ended: list[str] = []
         self.renewed = 0
-        self.zombies: list[Delivery] = []
+        #: Consumer ids and what they held once.
+        self.zombies: list[tuple[str, Delivery]] = []
         self.last: list[Effects] = []
         self.commits = 0
 
@@ -201,6 +202,15 @@ class History(RuleBasedStateMachine):
         assert known.suspected or not delivery.suspect
         known.state = "held"
         session.holds[delivery.message.id] = delivery
+        self._forget_former_hold(session, delivery.message.id)
+
+    def _forget_former_hold(self, session: Session, task_id: str) -> None:
+        """Leave it open whether a session that holds a message again may use its old delivery."""
+        former = (session.consumer_id, task_id)
+        self.zombies = [each for each in self.zombies if (each[0], each[1].message.id) != former]
+        self.last = [
+            each for each in self.last if each.delivery and each.delivery.message.id != task_id
+        ]
 
     @precondition(lambda self: self._in_state("held"))
     @rule(pick=_picks, count=st.integers(1, 3))
@@ -263,7 +273,7 @@ class History(RuleBasedStateMachine):
     def _leave(self, session: Session, delivery: Delivery, state: str) -> None:
         del session.holds[delivery.message.id]
         self.known[delivery.message.id].state = state
-        self.zombies.append(delivery)
+        self.zombies.append((session.consumer_id, delivery))
 
     # --- commits
 
@@ -278,7 +288,7 @@ class History(RuleBasedStateMachine):
     def commit(self, choices: list[tuple[int, Ending, int]]) -> None:
         """Commit what is held and, mixed with it, what was held once."""
         holds = [each for session in self.sessions for each in session.holds.values()]
-        pool = [*holds, *self.zombies[-4:]]
+        pool = [*holds, *(delivery for _, delivery in self.zombies[-4:])]
         chosen = {pick % len(pool): (ending, count) for pick, ending, count in choices if pool}
         self.last = [self._effects(pool[at], *chosen[at]) for at in chosen]
         self._commit(self.last)
@@ -289,9 +299,10 @@ class History(RuleBasedStateMachine):
         self.commit([(pick, Ending.ACK, follow_ups)])
 
     @precondition(lambda self: self._in_state("held"))
-    @rule(pick=_picks, follow_ups=st.sampled_from([0, 2]))
-    def report_and_keep(self, pick: int, follow_ups: int) -> None:
-        self.commit([(pick, Ending.KEEP, follow_ups)])
+    @rule(pick=_picks, follow_ups=st.permutations([0, 2]))
+    def report_twice_and_keep(self, pick: int, follow_ups: list[int]) -> None:
+        for each in follow_ups:
+            self.commit([(pick, Ending.KEEP, each)])
 
     @precondition(lambda self: self._in_state("held"))
     @rule(pick=_picks)

@@ -178,6 +178,24 @@ class ResultContract(Suite):
         assert SYSTEM_CLOCK.monotonic() - began < PATIENCE
         timer.join()
 
+    def test_watch_wake_before_makes_the_next_receive_not_wait(self, stage: Stage) -> None:
+        watch = stage.watch()
+        watch.add([new_id()])
+        watch.receive(timeout=0.0)
+        in_thread(watch.wake)()
+        began = SYSTEM_CLOCK.monotonic()
+        assert watch.receive(timeout=2 * PATIENCE) == []
+        assert SYSTEM_CLOCK.monotonic() - began < PATIENCE
+
+    def test_watch_may_be_handed_on_to_another_thread(self, stage: Stage) -> None:
+        first, second = new_id(), new_id()
+        watch = stage.watch()
+        watch.add([first, second])
+        put(stage, stage.record(first))
+        assert [task_id for task_id, _ in in_thread(follow, watch, 1)()] == [first]
+        put(stage, stage.record(second))
+        assert [task_id for task_id, _ in in_thread(follow, watch, 1)()] == [second]
+
     def test_watch_receive_ends_at_its_timeout(self, stage: Stage) -> None:
         watch = stage.watch()
         watch.add([new_id()])

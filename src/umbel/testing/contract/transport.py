@@ -253,6 +253,14 @@ class TransportContract(Suite):
         stage.take(stage.consumer(queue), 1)
         eventually(lambda: counted(stage, queue) == (2, 2, 1), "2 ready, 2 delayed, 1 held")
 
+    def test_depth_counts_what_is_due_as_ready_though_nobody_receives(
+        self, stage: Stage, queue: str
+    ) -> None:
+        stage.send(queue, 2, not_before=stage.clock.now() + stage.short)
+        stage.lapse(stage.short + stage.transport.capabilities.delay_precision)
+        eventually(lambda: stage.transport.depth([queue])[queue].ready == 2, "2 ready")
+        assert stage.transport.depth([queue])[queue].delayed == 0
+
     def test_depth_tells_when_the_oldest_ready_message_was_sent(
         self, stage: Stage, queue: str
     ) -> None:
