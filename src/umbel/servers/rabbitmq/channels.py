@@ -130,8 +130,10 @@ class Hub:
         """Return this process's part."""
         pid = os.getpid()
         here = self._of_process.get(pid)
-        # Of two threads that are the first at once, one loses its part unused.
-        return here if here is not None else self._of_process.setdefault(pid, self._make())
+        if here is None:
+            # Of two threads that are the first at once, one loses its part unused.
+            here = self._of_process.setdefault(pid, self._make())
+        return here
 
     def _make(self) -> Here:
         mailbox = Mailbox(self.clock)

@@ -13,14 +13,19 @@ the fractions of numbers, and a field it does not know would cost the connection
 one message leave in one write.
 
 A ``Connection`` has one user at a time; ``Link`` sees to that. Callbacks run inside ``step``.
+
+A forked child closes its copies of the sockets at once and opens connections of its own: as long as
+a copy is open the server cannot see that the parent died, and would keep from others what it held.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import socket
 import struct
+import weakref
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
@@ -74,6 +79,8 @@ class _Amqp(SelectConnection):  # type: ignore[misc]  # pika has no types for my
     _frame_buffer: bytes
     _terminate_stream: Callable[[Exception], None]
     _adapter_emit_data: Callable[[bytes], None]
+    #: pika gives no other way to it.
+    socket: socket.socket | None = None
 
     def _read_frame(self) -> tuple[int, Any]:
         data = self._frame_buffer
@@ -91,6 +98,10 @@ class _Amqp(SelectConnection):  # type: ignore[misc]  # pika has no types for my
         self.bytes_sent += len(data)
         self.frames_sent += len(marshaled_frames)
         self._adapter_emit_data(data)
+
+    def _proto_connection_made(self, transport: Any) -> None:
+        self.socket = transport._sock  # noqa: SLF001 -- see the attribute
+        super()._proto_connection_made(transport)  # pyright: ignore[reportAttributeAccessIssue] -- pika's bases are made at run time
 
     def abort(self) -> None:
         """Close the socket at the next step, without a word to the server."""
@@ -135,6 +146,8 @@ class Connection:
         self._closed = False
         self._loop = IOLoop()
         self._loop.activate_poller()
+        self._amqp: Any = None
+        _connections.add(self)
         self._waker = _Waker()
         self._loop.add_handler(self._waker.reader.fileno(), self._waker.clear, IOLoop.READ)
         try:
@@ -240,7 +253,15 @@ class Connection:
             self.step(0.0)
         self._close_loop()
 
+    def leave_to_parent(self) -> None:
+        """Close what a fork copied, without a word to the server. In the child only."""
+        if self._amqp is not None and self._amqp.socket is not None:
+            with contextlib.suppress(OSError):
+                os.close(self._amqp.socket.detach())
+        self._waker.close()
+
     def _close_loop(self) -> None:
+        _connections.discard(self)
         self._loop.close()
         self._waker.close()
 
@@ -265,6 +286,19 @@ class Connection:
 
     def _on_unblocked(self, _connection: Any, _method: Any) -> None:
         self.blocked = ""
+
+
+#: Of this process, for the children that it forks.
+_connections: weakref.WeakSet[Connection] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for connection in list(_connections):
+        connection.leave_to_parent()
+    _connections.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _nothing() -> None:
