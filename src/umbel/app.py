@@ -15,7 +15,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Concatenate, Literal, ParamSpec, Protocol, Self, TypeVar, Unpack, overload
 
-from umbel import context, ids, registry, result
+from umbel import context, eager, ids, registry, result
 from umbel.bridge import ResultBridge
 from umbel.bridge.aio import AsyncPublisher
 from umbel.calling import BoundCall
@@ -212,11 +212,11 @@ class Umbel:
         **options: Unpack[CallOptions],
     ) -> result.AsyncResult[Any]:
         """Send a call by the task's name; the task need not be known here."""
-        task = self.tasks.get(name)
-        if task is not None:
-            return task.apply_async(args, kwargs, **options)
         check_names(options)
-        return self.call_for(name).send_with(tuple(args or ()), dict(kwargs or {}), options)
+        call = self.call_for(name)
+        if call.eager and name in self.tasks:
+            return eager.send(self.tasks[name], tuple(args or ()), dict(kwargs or {}), options)
+        return call.send_with(tuple(args or ()), dict(kwargs or {}), options)
 
     def call_for(self, name: str) -> BoundCall:
         """Return what makes and sends the messages of this task, registered here or not."""

@@ -55,6 +55,7 @@ class BoundCall:
         "eager",
         "name",
         "snapshot",
+        "takes_detour",
         "zone",
     )
 
@@ -67,6 +68,8 @@ class BoundCall:
         self.name = name
         self.snapshot = snapshot
         self.eager: bool = values["task_always_eager"]
+        #: ``delay`` has to go through ``apply_async``.
+        self.takes_detour = self.eager or (task is not None and task.sends_itself)
         self._task = task
         self._parameters = parameters
         self._least = parameters.least if parameters else 0
@@ -221,7 +224,8 @@ class BoundCall:
         """
         merged = {**self._defaults, **{k: v for k, v in options.items() if v is not None}}
         if self._names_calls and "shadow" not in merged:
-            merged["shadow"] = self._task.shadow_name(args, kwargs, options)
+            task: Any = self._task
+            merged["shadow"] = task.shadow_name(args, kwargs, options)
         route = self._routes[0] if self._routes and not _directed(options) else None
         if route is None:
             found = self.app.router.lookup(

@@ -171,16 +171,13 @@ class Task(Generic[P, R]):
         app = self._app or current_app()
         if call is None or call.app is not app or call.snapshot is not app.conf.snapshot:
             call = self.bound_call()
-        if call.eager:
-            return eager.send(self, args, kwargs, {})
+        if call.takes_detour:
+            return self.apply_async(args, kwargs)
         return call.send(args, kwargs)
 
     async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
         """Send a call without blocking the event loop; return when it is stored."""
-        call = self.bound_call()
-        if call.eager:
-            return await aio.call(self.delay, *args, **kwargs)
-        return await call.asend_with(args, kwargs, {})
+        return await self.aapply_async(args, kwargs)
 
     def apply_async(
         self,
@@ -202,10 +199,10 @@ class Task(Generic[P, R]):
         **options: Unpack[CallOptions],
     ) -> AsyncResult[R]:
         """Send a call with options without blocking the event loop."""
-        call = self.bound_call()
-        if call.eager:
-            return await aio.call(self.apply_async, args, kwargs, **options)
         check_names(options)
+        call = self.bound_call()
+        if call.takes_detour:
+            return await aio.call(self.apply_async, args, kwargs, **options)
         return await call.asend_with(tuple(args or ()), dict(kwargs or {}), options)
 
     def apply(
@@ -421,6 +418,11 @@ class Task(Generic[P, R]):
         self, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
     ) -> str | None:
         """Return another name for logs and monitors, if this call shall have one."""
+
+    @property
+    def sends_itself(self) -> bool:
+        """Whether it has an ``apply_async`` of its own, which ``delay`` must not pass by."""
+        return type(self).apply_async is not Task.apply_async
 
     @property
     def names_calls(self) -> bool:

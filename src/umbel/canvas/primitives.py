@@ -6,7 +6,7 @@ A group publishes its members in slices, each one publish call; a generator is r
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar, overload
+from typing import Any, Self, TypeVar, overload
 
 from umbel.canvas.signature import Signature, kind, listed_signatures, maybe_signature
 from umbel.context import Application, current_request
@@ -17,11 +17,12 @@ from umbel.routing import Route
 from umbel.wire.task import Request
 
 R = TypeVar("R")
-T = TypeVar("T")
+G = TypeVar("G", bound=Signature[Any])
 
 #: Members of a group that are published together: enough that a round trip is nothing beside the
 #: encoding, few enough that their messages (about 1 kB each) are no burden.
 SLICE = 1000
+_NESTED = "a group inside of a group or chain is not supported yet"
 #: Options of a chain's call that are meant for one link.
 _FIRST_ONLY = ("countdown", "eta")
 _LAST_ONLY = ("task_id", "group_id", "group_index", "chord")
@@ -52,6 +53,11 @@ class group(Signature[list[R]]):  # noqa: N801 -- Celery's public name
         super().__init__(
             "celery.group", (), {"tasks": members}, options, subtask_type="group", app=app
         )
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any], app: Application | None = None) -> Self:
+        """Return the group that these six keys describe."""
+        return _with_tasks(super().from_dict(fields, app))
 
     @property
     def tasks(self) -> list[Signature[R]]:
@@ -125,14 +131,18 @@ class group(Signature[list[R]]):  # noqa: N801 -- Celery's public name
         *,
         root_id: str | None = None,
         parent_id: str | None = None,
+        group_id: str | None = None,
+        **_: Any,
     ) -> GroupResult[R]:
         """Give every member its id now."""
-        group_id: str = self.options.setdefault("task_id", _id or new_id())
+        if group_id is not None:
+            raise NotImplementedError(_NESTED)
+        own_id: str = self.options.setdefault("task_id", _id or new_id())
         results = [
-            each.freeze(group_id=group_id, group_index=index, root_id=root_id, parent_id=parent_id)
+            each.freeze(group_id=own_id, group_index=index, root_id=root_id, parent_id=parent_id)
             for index, each in enumerate(self.tasks)
         ]
-        return GroupResult(group_id, results, app=self.app)
+        return GroupResult(own_id, results, app=self.app)
 
     def link(self, callback: Any) -> Any:
         """Send ``callback`` for each member that succeeds."""
@@ -188,6 +198,11 @@ class chain(Signature[R]):  # noqa: N801 -- Celery's public name
         super().__init__(
             "celery.chain", (), {"tasks": links}, options, subtask_type="chain", app=app
         )
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any], app: Application | None = None) -> Self:
+        """Return the chain that these six keys describe."""
+        return _with_tasks(super().from_dict(fields, app))
 
     @property
     def tasks(self) -> list[Signature[Any]]:
@@ -296,6 +311,13 @@ class chain(Signature[R]):  # noqa: N801 -- Celery's public name
         return " | ".join(repr(each) for each in self.tasks)
 
 
+def _with_tasks(made: G) -> G:
+    """Make what a serialised group or chain consists of signatures again."""
+    tasks = [maybe_signature(each, made.given_app) for each in made.kwargs["tasks"]]
+    made["kwargs"] = {**made.kwargs, "tasks": tasks}
+    return made
+
+
 def _publish(app: Application, calls: Iterable[tuple[Message, Route]]) -> None:
     """Publish in slices, each in one call."""
     pending: list[Message] = []
@@ -313,11 +335,11 @@ def _publish(app: Application, calls: Iterable[tuple[Message, Route]]) -> None:
 def first_message(sig: Signature[Any], request: Request | None) -> tuple[Message, Route]:
     """Return the message that sends a frozen task or chain, and where it goes."""
     if isinstance(sig, group):
-        raise NotImplementedError("a group inside of a group or chain is not supported yet")
+        raise NotImplementedError(_NESTED)
     if isinstance(sig, chain):
         first, *rest = sig.tasks
         if any(isinstance(each, group) for each in sig.tasks):
-            raise NotImplementedError("a group inside of a chain is not supported yet")
+            raise NotImplementedError(_NESTED)
         chained = list(reversed(rest)) or None
         options = {**first.options, "chain": chained}
     else:

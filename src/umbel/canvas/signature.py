@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
+from functools import partial
 from typing import Any, Generic, Self, TypeVar
 
 from umbel.context import Application, current_app
@@ -102,6 +103,11 @@ class Signature(dict[str, Any], Generic[R]):
         return bool(self.get("immutable"))
 
     @property
+    def subtask_type(self) -> str | None:
+        """Which kind of workflow it is: chain, group, …; None for a single call."""
+        return self.get("subtask_type")
+
+    @property
     def id(self) -> str | None:
         """The task id it was frozen with."""
         return self.options.get("task_id")
@@ -127,7 +133,10 @@ class Signature(dict[str, Any], Generic[R]):
     ) -> AsyncResult[R]:
         """Send it, with further arguments and options."""
         merged_args, merged_kwargs, merged = self._merge(args, kwargs, options)
-        result: AsyncResult[R] = self.app.send_task(self.task, merged_args, merged_kwargs, **merged)
+        app = self.app
+        task = app.tasks.get(self.task)  # its apply_async may be its own
+        send = partial(app.send_task, self.task) if task is None else task.apply_async
+        result: AsyncResult[R] = send(merged_args, merged_kwargs, **merged)
         return result
 
     def apply(

@@ -1,0 +1,314 @@
+"""Signatures, groups and chains as values, and what sending them sends."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.unit import sent
+from umbel import GroupResult, Signature, Task, Umbel, chain, group, maybe_signature, signature
+from umbel.canvas import primitives
+from umbel.servers.seams import Transport
+
+AddTask = Task[..., int]
+
+
+@pytest.fixture
+def app(request: pytest.FixtureRequest) -> Iterator[Umbel]:
+    with Umbel("canvas", f"memory://{request.node.name}") as made:
+        yield made
+
+
+@pytest.fixture
+def add(app: Umbel) -> AddTask:
+    @app.task(name="add")
+    def add(x: int, y: int = 0, *, z: int = 0) -> int:
+        return x + y + z
+
+    return add
+
+
+# --- as a value
+
+
+def test_it_is_a_dict_of_six_keys(add: AddTask) -> None:
+    made = add.s(1, z=2).set(queue="q")
+    assert json.loads(json.dumps(made)) == {
+        "task": "add",
+        "args": [1],
+        "kwargs": {"z": 2},
+        "options": {"queue": "q"},
+        "subtask_type": None,
+        "immutable": False,
+    }
+    assert (made.task, made.args, made.kwargs, made.options) == (
+        "add",
+        (1,),
+        {"z": 2},
+        {"queue": "q"},
+    )
+    assert repr(made) == "add(1, z=2)"
+    assert made.type is add
+
+
+def test_ways_to_make_one(add: AddTask, app: Umbel) -> None:
+    expected = add.s(1)
+    assert signature("add", (1,)) == expected
+    assert signature(add, args=(1,)) == expected
+    assert app.signature("add", (1,)) == expected
+    assert add.signature((1,)) == add.subtask((1,)) == expected
+    assert Signature("add", (1,)) == expected
+    assert signature(dict(expected)) == expected
+    assert signature(expected) is not expected
+    assert maybe_signature(expected) is expected
+    assert maybe_signature(3) == 3
+    assert add.si(1).immutable
+    assert add.signature((1,), {"z": 1}, countdown=3).options == {"countdown": 3}
+
+
+def test_copies_are_independent(add: AddTask) -> None:
+    made = add.s(1).set(link=[add.s(2)])
+    for other in (made.clone(), copy.copy(made), copy.deepcopy(made)):
+        assert other == made
+        assert type(other) is Signature
+        other.set(queue="q")
+        other.kwargs["z"] = 1
+        other.link(add.s(3))
+    assert made.options == {"link": [add.s(2)]}
+    assert made.kwargs == {}
+
+
+def test_it_can_be_pickled(add: AddTask) -> None:
+    for made in (add.s(1), group([add.s(1)]), chain(add.s(1), add.s(2))):
+        again = pickle.loads(pickle.dumps(made))
+        assert again == made
+        assert type(again) is type(made)
+
+
+# --- partial application
+
+
+def test_more_arguments_come_in_front(add: AddTask) -> None:
+    made = add.s(2, z=3).set(queue="a").clone((1,), {"z": 4}, queue="b")
+    assert (made.args, made.kwargs, made.options) == ((1, 2), {"z": 4}, {"queue": "b"})
+
+
+def test_an_immutable_one_takes_none(add: AddTask) -> None:
+    made = add.si(2).clone((1,), {"z": 4}, queue="b")
+    assert (made.args, made.kwargs, made.options) == ((2,), {}, {"queue": "b"})
+
+
+def test_replacing(add: AddTask) -> None:
+    made = add.s(1, z=1).replace(args=(5,), kwargs={}, options={"queue": "q"})
+    assert (made.args, made.kwargs, made.options) == ((5,), {}, {"queue": "q"})
+
+
+def test_links(add: AddTask) -> None:
+    made, callback, errback = add.s(1), add.s(2), add.si(3)
+    assert made.link(callback) is callback
+    assert made.link(add.s(2)) == callback  # an equal one is there already
+    assert made.link_error(errback) is errback
+    assert made.on_error(add.si(4)) is made
+    assert made.options == {"link": [callback], "link_error": [errback, add.si(4)]}
+
+
+def test_freezing_gives_it_its_id(add: AddTask) -> None:
+    made = add.s(1)
+    result = made.freeze(group_id="g", group_index=2, root_id="r", parent_id="p")
+    assert made.options == {
+        "task_id": result.id,
+        "group_id": "g",
+        "group_index": 2,
+        "root_id": "r",
+        "parent_id": "p",
+        "reply_to": "",
+    }
+    assert made.freeze().id == result.id == made.id
+    assert add.s(1).freeze("given").id == "given"
+
+
+# --- sending
+
+
+def test_sending_one(add: AddTask, app: Umbel) -> None:
+    add.s(2).delay(1, z=3)
+    add.s(1).set(queue="q").apply_async((5,), priority=3)
+    first = sent.request(app)
+    assert (first.args, first.kwargs) == ([1, 2], {"z": 3})
+    (second,) = sent.messages(app, "q")
+    assert second.priority == 3
+    frozen = add.s(1)
+    assert frozen.freeze().id == frozen.delay().id == sent.request(app).id
+
+
+def test_a_task_with_an_apply_async_of_its_own(app: Umbel) -> None:
+    class Traced(Task[..., Any]):
+        def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+            options.setdefault("headers", {})["trace"] = "t"
+            return super().apply_async(args, kwargs, **options)
+
+    @app.task(base=Traced)
+    def job(x: int) -> None: ...
+
+    job.delay(1)
+    job.s(1).delay()
+    job.apply_async((1,))
+    assert [each.headers for each in sent.requests(app)] == [{"trace": "t"}] * 3
+
+
+def test_one_whose_task_is_not_here(app: Umbel) -> None:
+    signature("else.where", (1,)).delay()
+    assert sent.request(app).task == "else.where"
+
+
+def test_calling_it_runs_it_here(add: AddTask, app: Umbel) -> None:
+    assert add.s(1, z=3)(2) == 6
+    assert add.s(1).apply((2,)).get() == 3
+    assert sent.messages(app) == []
+
+
+def test_arguments_are_checked(add: AddTask) -> None:
+    with pytest.raises(TypeError, match=r"add\(\)"):
+        add.s(1, 2, 3).delay()
+
+
+# --- groups
+
+
+class Counted:
+    """Counts the calls of ``publish``."""
+
+    def __init__(self, inner: Transport) -> None:
+        self._publish = inner.publish
+        self.counts: list[int] = []
+
+    def publish(self, messages: Any, **options: Any) -> None:
+        self.counts.append(len(messages))
+        self._publish(messages, **options)
+
+
+def test_a_group_is_published_in_one_call(
+    add: AddTask, app: Umbel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transport = app.servers().broker.transport
+    counted = Counted(transport)
+    monkeypatch.setattr(transport, "publish", counted.publish)
+    result = group(add.s(number, 1) for number in range(100)).apply_async()
+    assert counted.counts == [100]
+    assert isinstance(result, GroupResult)
+    found = sent.requests(app)
+    assert [each.id for each in found] == [each.id for each in result.results]
+    assert [each.args for each in found] == [[number, 1] for number in range(100)]
+    assert {each.group for each in found} == {result.id}
+    assert [each.group_index for each in found] == list(range(100))
+
+
+def test_a_generator_is_read_as_it_is_sent(
+    add: AddTask, app: Umbel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transport = app.servers().broker.transport
+    counted = Counted(transport)
+    monkeypatch.setattr(transport, "publish", counted.publish)
+    monkeypatch.setattr(primitives, "SLICE", 10)
+    seen: list[int] = []
+
+    def members() -> Iterator[Signature[int]]:
+        for number in range(25):
+            seen.append(sum(counted.counts))
+            yield add.s(number)
+
+    result = group(members()).apply_async()
+    assert counted.counts == [10, 10, 5]
+    assert seen[9:12] == [0, 10, 10]
+    assert len(result.results) == 25
+
+
+def test_a_group_takes_arguments_and_options_for_all(add: AddTask, app: Umbel) -> None:
+    made = group(add.s(1), add.s(2).set(queue="own"), queue="shared")
+    made.apply_async((10,), priority=4)
+    messages = sent.messages(app, "shared", "own")
+    assert [each.priority for each in messages] == [4, 4]
+    assert len(made) == 2
+    assert made.tasks == [add.s(1), add.s(2).set(queue="own")]
+
+
+def test_an_empty_group(app: Umbel) -> None:
+    empty: group[int] = group([], app=app)
+    assert empty.apply_async().results == []
+    assert empty
+    assert sent.messages(app) == []
+
+
+def test_a_group_from_its_serialised_form(add: AddTask) -> None:
+    made = group([add.s(1), add.s(2)])
+    again = maybe_signature(json.loads(json.dumps(made)))
+    assert isinstance(again, group)
+    assert [each["args"] for each in again.tasks] == [[1], [2]]
+    assert again.subtask_type == "group"
+    frozen = again.freeze()
+    assert [each.options["group_index"] for each in again.tasks] == [0, 1]
+    assert frozen.id == again.options["task_id"]
+
+
+# --- chains
+
+
+def test_a_chain_sends_its_first_link_with_the_others(add: AddTask, app: Umbel) -> None:
+    result = (add.s(1, 2) | add.s(3) | add.s(4)).apply_async()
+    request = sent.request(app)
+    assert request.args == [1, 2]
+    rest = request.chain or []
+    assert [each["args"] for each in rest] == [[4], [3]]  # the next one is the last
+    parents: list[Any] = list(result.ancestors())
+    ids = [each["options"]["task_id"] for each in rest]
+    assert [*ids, request.id] == [result.id, *(each.id for each in parents)]
+    assert {each["options"]["root_id"] for each in rest} == {request.id}
+
+
+def test_options_of_a_chain(add: AddTask, app: Umbel) -> None:
+    made = chain(add.s(1, 2), add.s(3), queue="q")
+    result = made.apply_async(
+        task_id="last", link=add.s(5), link_error=add.si(6), countdown=0, priority=2
+    )
+    assert result.id == "last"
+    (message,) = sent.messages(app, "q")
+    assert message.priority == 2
+    made.apply_async()
+    request = sent.request(app, "q")
+    assert request.callbacks is None
+    assert request.errbacks is None
+    assert made == chain(add.s(1, 2), add.s(3), queue="q")  # sending changed nothing
+
+
+def test_chains_join_and_nest(add: AddTask) -> None:
+    made = (add.s(1) | add.s(2)) | (add.s(3) | add.s(4))
+    assert isinstance(made, chain)
+    assert [each.args for each in made.tasks] == [(1,), (2,), (3,), (4,)]
+    assert repr(made) == "add(1) | add(2) | add(3) | add(4)"
+    given: Any = dict(add.s(0))
+    assert [each["args"] for each in (given | made).tasks] == [(0,), (1,), (2,), (3,), (4,)]
+    with pytest.raises(TypeError):
+        add.s(1) | 3  # type: ignore[operator]
+
+
+def test_a_chain_in_a_group(add: AddTask, app: Umbel) -> None:
+    result = group([chain(add.s(1, 1), add.s(2)), add.s(3)]).apply_async()
+    first, second = sent.requests(app)
+    assert (first.group, second.group) == (None, result.id)
+    (last,) = first.chain or []
+    assert last["options"]["group_id"] == result.id
+    assert last["options"]["task_id"] == result.results[0].id
+
+
+def test_what_comes_with_the_whole_canvas(add: AddTask) -> None:
+    with pytest.raises(NotImplementedError):
+        group([group([add.s(1)])]).apply_async()
+    with pytest.raises(NotImplementedError):
+        chain(group([add.s(1)]), add.s(1)).apply_async()
+    with pytest.raises(ValueError, match="empty chain"):
+        chain([]).apply_async()
