@@ -49,7 +49,7 @@ def calls(function: Callable[[], object]) -> list[str]:
         (1, lambda: encode_meta(ID, "SUCCESS", result=3, children=(), date_done=1.9e9)),
         (2, lambda: decode_meta(b'{"status": "SUCCESS", "result": 3}')),
         (1, lambda: envelope.pack(MESSAGE, delivery_tag=ID)),
-        (8, lambda: envelope.unpack(ENVELOPE)),
+        (9, lambda: envelope.unpack(ENVELOPE)),
         (1, lambda: json_dumps([1, "a"])),
         (1, lambda: json_loads(b'[1, "a"]')),
     ],

@@ -8,7 +8,7 @@ from typing import Any
 from umbel.exceptions import DecodeError
 from umbel.message import Message
 from umbel.serializers import json_chunks, json_loads, json_string, json_text
-from umbel.wire.names import AMQP_PROPERTIES, is_clean
+from umbel.wire.names import AMQP_PROPERTIES, OWN, is_clean
 from umbel.wire.times import due
 
 
@@ -24,6 +24,7 @@ def pack(message: Message, *, delivery_tag: str) -> bytes:
     else:
         more, task_id, priority = _extra(message)
     body = b2a_base64(message.body, newline=False).decode("ascii")
+    expires = "null" if message.expires_at is None else repr(message.expires_at)
     return (
         f'{{"body": "{body}", '
         f'"content-encoding": {json_string(message.content_encoding)}, '
@@ -32,7 +33,8 @@ def pack(message: Message, *, delivery_tag: str) -> bytes:
         f'"reply_to": {json_string(message.reply_to)}, {more}, '
         f'"delivery_info": {{"exchange": {json_string(message.exchange)}, '
         f'"routing_key": {json_string(message.routing_key)}}}, "priority": {priority}, '
-        f'"body_encoding": "base64", "delivery_tag": {json_string(delivery_tag)}}}}}'
+        f'"body_encoding": "base64", "delivery_tag": {json_string(delivery_tag)}, '
+        f'"{OWN}": [{message.sent_at!r}, {expires}]}}}}'
     ).encode("ascii")
 
 
@@ -55,8 +57,8 @@ def unpack(data: bytes) -> tuple[Message, str | None]:
         return Message("", data, {}, "", content_type=""), str(error)
 
 
-#: How many properties a message has that sets none itself.
-_USUAL = 7
+#: How many properties a message has that sets none itself: Celery's, and ours.
+_USUAL = (7, 8)
 
 
 class _ProblemError(Exception):
@@ -87,13 +89,15 @@ def _message(envelope: Any) -> Message:
     if not usable:
         texts = map(_text, texts)
     task_id, routing_key, exchange, content_type, content_encoding, reply_to = texts
-    not_before, expires_at = 0.0, None
+    not_before = 0.0
+    sent_at, expires_at = _own(find(OWN))
     if headers.get("eta") is not None or headers.get("expires") is not None:
-        not_before, expires_at = due(headers)
+        not_before, said = due(headers)
+        expires_at = said if expires_at is None else expires_at
     if type(priority) is not int:
         priority = 0
     usual = (
-        len(properties) == _USUAL
+        len(properties) in _USUAL
         and correlation_id == task_id
         and 0 <= priority <= 9
         and find("delivery_mode") == 2
@@ -110,9 +114,18 @@ def _message(envelope: Any) -> Message:
         reply_to,
         not_before,
         expires_at,
-        0.0,
+        sent_at,
         None if usual else _further(properties, task_id),
     )
+
+
+def _own(told: Any) -> tuple[float, float | None]:
+    """Return when it was sent and expires, if an umbel sent it."""
+    match told:
+        case [int() | float() as sent_at, int() | float() | None as expires_at]:
+            return float(sent_at), expires_at
+        case _:
+            return 0.0, None
 
 
 def _further(properties: dict[str, Any], task_id: Any) -> dict[str, Any] | None:

@@ -32,6 +32,8 @@ TASK_HEADERS: Final = frozenset(
     }
 )
 COMPRESSION: Final = "compression"
+#: Our own property in the Redis envelope: [sent_at, expires_at]. Others pass it on unread.
+OWN: Final = "umbel"
 #: Set by Celery's transport on a message that it put back.
 REDELIVERED: Final = "redelivered"
 #: Written by RabbitMQ on dead-lettered or redelivered messages; a retry does not carry them on.
