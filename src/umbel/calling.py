@@ -67,7 +67,8 @@ class BoundCall:
         self.app = app
         self.name = name
         self.snapshot = snapshot
-        self.eager: bool = values["task_always_eager"]
+        #: Its calls run where they are made; never so if the task is not here.
+        self.eager: bool = values["task_always_eager"] and task is not None
         #: ``delay`` has to go through ``apply_async``.
         self.takes_detour = self.eager or (task is not None and task.sends_itself)
         self._task = task
@@ -78,7 +79,8 @@ class BoundCall:
         self.zone = zone_of(values)
         self._inherits_priority: bool = values["task_inherit_parent_priority"]
         self._defaults = _defaults(task, values)
-        self._publisher = app.publisher
+        #: Eager calls need no broker, not even one that can be opened.
+        self._publisher: Any = None if self.eager else app.publisher
         self._reply_to = "" if self.eager else app.servers().results.reply_to
         self._names_calls: bool = getattr(task, "names_calls", False)
         self._has_models = bool(getattr(task, "pydantic", False))

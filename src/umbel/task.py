@@ -375,11 +375,11 @@ class Task(Generic[P, R]):
 
     # --- hooks
 
-    def before_start(self, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    def before_start(self, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any], /) -> None:
         """Be told, in the worker, that a run begins."""
 
     def on_success(
-        self, retval: R, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any]
+        self, retval: R, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any], /
     ) -> None:
         """Be told, in the worker, that a run succeeded."""
 
@@ -390,6 +390,7 @@ class Task(Generic[P, R]):
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
         einfo: Any,
+        /,
     ) -> None:
         """Be told, in the worker, that a run failed."""
 
@@ -400,6 +401,7 @@ class Task(Generic[P, R]):
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
         einfo: Any,
+        /,
     ) -> None:
         """Be told, in the worker, that a run asked for another."""
 
@@ -411,11 +413,12 @@ class Task(Generic[P, R]):
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
         einfo: Any,
+        /,
     ) -> None:
         """Be told, in the worker, that a run ended, however it did."""
 
     def shadow_name(
-        self, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any], /
     ) -> str | None:
         """Return another name for logs and monitors, if this call shall have one."""
 
