@@ -6,12 +6,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 
-from umbel.exceptions import EncodeError
 from umbel.message import Delivery, Effects, Ending, ResultRecord
 from umbel.servers.seams import CommitReport
 from umbel.servers.sqlite import statements as sql
 from umbel.servers.sqlite.packing import pack
-from umbel.servers.sqlite.storing import Packed, Store, Writing
+from umbel.servers.sqlite.storing import Packed, Routed, Store, Writing
 
 
 class SqliteCommitter:
@@ -24,50 +23,56 @@ class SqliteCommitter:
     def commit(self, effects: Sequence[Effects]) -> CommitReport:
         if not effects:
             return CommitReport()
+        # Packed before the transaction, as others wait for its end.
+        follow_ups = [self._store.pack(each.publish) for each in effects]
         with self._database.write() as transaction:
-            return _Batch(self._store.begin(transaction), effects).perform()
+            batch = _Batch(self._store.begin(transaction))
+            return batch.perform(effects, follow_ups)
 
 
 class _Batch:
     """Many effects, gathered so that each kind of change is one statement."""
 
-    def __init__(self, writing: Writing, effects: Sequence[Effects]) -> None:
+    def __init__(self, writing: Writing) -> None:
         self._writing = writing
-        self._effects = effects
-        self._acked: list[int] = []
-        self._packed: list[Packed] = []
-        self._results: list[ResultRecord] = []
-        self._buried: list[tuple[int, str, str]] = []
-        self._requeued: list[int] = []
-        self._stale: list[Delivery] = []
         #: Message -> the number of who holds it, until an ending in this batch.
         self._held: dict[int, int] = {}
         #: Message -> its queue and rank.
         self._places: dict[int, tuple[int, int]] = {}
+        # What is to be done:
+        self._acked: list[int] = []
+        self._buried: list[tuple[int, str, str]] = []
+        self._requeued: list[int] = []
+        self._results: list[ResultRecord] = []
+        self._routed: list[Routed] = []
 
-    def perform(self) -> CommitReport:
-        ids = [each.delivery.tag[0] for each in self._effects if each.delivery is not None]
+    def perform(
+        self, effects: Sequence[Effects], follow_ups: Sequence[Sequence[Packed]]
+    ) -> CommitReport:
+        """Do what the effects say whose delivery is still held by whom it was given to."""
+        ids = [each.delivery.tag[0] for each in effects if each.delivery is not None]
         rows = self._writing.transaction.execute(sql.HELD, (json.dumps(ids),)).fetchall()
         self._held = {row[0]: row[1] for row in rows}
         self._places = {row[0]: (row[2], row[3]) for row in rows}
-        for each in self._effects:
+        stale: list[Delivery] = []
+        for each, packed in zip(effects, follow_ups, strict=True):
             delivery = each.delivery
             if delivery is None:
-                self._gather_free(each)
+                self._gather_free(each, packed)
             elif self._held.get(delivery.tag[0]) == delivery.tag[1]:
-                self._gather(each, delivery)
+                self._gather(each, delivery, packed)
             else:
-                self._stale.append(delivery)
+                stale.append(delivery)
         self._write()
-        return CommitReport(tuple(self._stale))
+        return CommitReport(tuple(stale))
 
-    def _gather(self, effects: Effects, delivery: Delivery) -> None:
+    def _gather(self, effects: Effects, delivery: Delivery, packed: Sequence[Packed]) -> None:
         ending, reason = effects.ending, effects.reason
-        packed, lost = self._resolve(effects)
+        routed, lost = self._route(packed) if packed else ((), "")
         if lost:
             ending, reason = Ending.DEAD, lost
         else:
-            self._packed += packed
+            self._routed += routed
             self._results += effects.results
         number = delivery.tag[0]
         if ending is Ending.ACK:
@@ -79,29 +84,30 @@ class _Batch:
         if ending is not Ending.KEEP:
             del self._held[number]
 
-    def _resolve(self, effects: Effects) -> tuple[list[Packed], str]:
-        packed: list[Packed] = []
-        for message in effects.publish:
-            found = self._writing.resolve(message)
+    def _route(self, packed: Sequence[Packed]) -> tuple[Sequence[Routed], str]:
+        routed: list[Routed] = []
+        for each in packed:
+            found = self._writing.route(each)
             if isinstance(found, str):
-                return [], f"its follow-up {message.id} cannot be sent: {found}"
-            packed.append(found)
-        return packed, ""
+                return (), f"its follow-up {each[0].id} cannot be sent: {found}"
+            routed.append(found)
+        return routed, ""
 
-    def _gather_free(self, effects: Effects) -> None:
+    def _gather_free(self, effects: Effects, packed: Sequence[Packed]) -> None:
         """Take effects without a delivery; a message that cannot be sent becomes a dead letter."""
         self._results += effects.results
-        for message in effects.publish:
-            found = self._writing.resolve(message)
-            if not isinstance(found, str):
-                self._packed.append(found)
-                continue
-            try:
-                data = pack(message)
-            except EncodeError:
-                data = pack(replace(message, headers={}, properties=None))
-            row = (data, message.body, message.routing_key, found, self._writing.now)
-            self._writing.transaction.execute(sql.BURY_NEW, row)
+        for each in packed:
+            found = self._writing.route(each)
+            if isinstance(found, str):
+                self._bury_unsent(each, found)
+            else:
+                self._routed.append(found)
+
+    def _bury_unsent(self, packed: Packed, reason: str) -> None:
+        message, data, _ = packed
+        data = data or pack(replace(message, headers={}, properties=None))
+        row = (data, message.body, message.routing_key, reason, self._writing.now)
+        self._writing.transaction.execute(sql.BURY_NEW, row)
 
     def _write(self) -> None:
         writing, execute = self._writing, self._writing.transaction.execute
@@ -116,8 +122,8 @@ class _Batch:
             execute(sql.DELETE_MESSAGES, (json.dumps(ended),))
         if self._results:
             writing.store_results(self._results)
-        if self._packed:
-            writing.store(self._packed)
+        if self._routed:
+            writing.store(self._routed)
 
     def _requeue(self, number: int) -> None:
         writing, execute = self._writing, self._writing.transaction.execute

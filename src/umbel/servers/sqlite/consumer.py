@@ -108,8 +108,10 @@ class SqliteConsumer:
                 self._promote(transaction, now)
             if too_old is not None and too_old <= now:
                 limits.end_the_old(transaction, self._names, now=now)
-            deliveries = self._hold(transaction, limit)
-            return _mark_revoked(transaction, deliveries, now) if revoking else deliveries
+            rows = self._hold(transaction, limit)
+        # Read after the transaction, as others wait for its end.
+        deliveries = _deliveries(rows, self._names, self._number)
+        return self._mark_revoked(deliveries, now) if revoking and deliveries else deliveries
 
     def _resolve(self, transaction: Transaction, topology: int) -> None:
         queues = self._store.routes(transaction, topology).queues
@@ -129,7 +131,7 @@ class SqliteConsumer:
         for _, number, queue, rank in due:
             writing.arrived(queue, rank, (number,))
 
-    def _hold(self, transaction: Transaction, limit: int) -> list[Delivery]:
+    def _hold(self, transaction: Transaction, limit: int) -> list[_Fetched]:
         if not self._names:
             return []
         picked = transaction.execute(self._next, (limit, *self._names)).fetchall()
@@ -140,8 +142,17 @@ class SqliteConsumer:
             transaction.execute(sql.HOLD, span)
             transaction.execute(sql.UNREADY, span)
         ids = json.dumps([row[2] for row in picked])
-        rows = transaction.execute(sql.FETCH, (ids,)).fetchall()
-        return _deliveries(rows, self._names, self._number)
+        return transaction.execute(sql.FETCH, (ids,)).fetchall()
+
+    def _mark_revoked(self, deliveries: list[Delivery], now: float) -> list[Delivery]:
+        ids = json.dumps([each.message.id for each in deliveries])
+        with self._database.read() as connection:
+            rows = connection.execute(sql.REVOKED, (ids, now)).fetchall()
+        revoked = {task_id for (task_id,) in rows}
+        return [
+            replace(each, revoked=True) if each.message.id in revoked else each
+            for each in deliveries
+        ]
 
     # --- the end of holds
 
@@ -199,15 +210,3 @@ def _deliveries(rows: Sequence[_Fetched], names: Mapping[int, str], number: int)
             )
         )
     return deliveries
-
-
-def _mark_revoked(
-    transaction: Transaction, deliveries: list[Delivery], now: float
-) -> list[Delivery]:
-    ids = json.dumps([each.message.id for each in deliveries])
-    revoked = {task_id for (task_id,) in transaction.execute(sql.REVOKED, (ids, now)).fetchall()}
-    if not revoked:
-        return deliveries
-    return [
-        replace(each, revoked=True) if each.message.id in revoked else each for each in deliveries
-    ]

@@ -16,7 +16,7 @@ from umbel.servers.sqlite.declaring import declare
 from umbel.servers.sqlite.packing import unpack_any
 from umbel.servers.sqlite.routes import Routes, read_routes
 from umbel.servers.sqlite.schema import Executing
-from umbel.servers.sqlite.storing import Packed, Store, Writing
+from umbel.servers.sqlite.storing import Routed, Store, Writing
 from umbel.servers.sqlite.upkeep import Upkeep
 from umbel.topology import Topology
 
@@ -49,18 +49,19 @@ class SqliteTransport:
     # --- publishing
 
     def publish(self, messages: Sequence[Message], *, deadline: float) -> None:
+        packed = self._store.pack(messages)
+        refused: list[tuple[Message, str]] = []
         with self._database.write(deadline=deadline) as transaction:
             writing = self._store.begin(transaction)
-            packed: list[Packed] = []
-            refused: list[tuple[Message, str]] = []
-            for message in messages:
-                found = writing.resolve(message)
+            routed: list[Routed] = []
+            for each in packed:
+                found = writing.route(each)
                 if isinstance(found, str):
-                    refused.append((message, found))
+                    refused.append((each[0], found))
                 else:
-                    packed.append(found)
-            if packed:
-                writing.store(packed)
+                    routed.append(found)
+            if routed:
+                writing.store(routed)
         if refused:
             raise self._refusal(writing, refused)
 

@@ -21,8 +21,10 @@ from umbel.states import SUCCESS
 #: every idle consumer of their queue, so that it sleeps no longer than until then.
 NAP = 1.0
 
-#: A message packed, and where it goes.
-Packed = tuple[Message, str, tuple[QueueRow, ...]]
+#: A message, its ``data``, and why it cannot be stored ("" = it can).
+Packed = tuple[Message, str, str]
+#: A message with its ``data``, and where it goes.
+Routed = tuple[Message, str, tuple[QueueRow, ...]]
 #: A row of results: seq, hash, task_id, state, expires_at, meta.
 _ResultRow = tuple[int, int, str, str, float | None, bytes]
 
@@ -34,6 +36,11 @@ class Store:
         self.database = database
         self._routes = NO_ROUTES
 
+    def pack(self, messages: Sequence[Message]) -> list[Packed]:
+        """Turn messages into rows: before the transaction, as others wait for its end."""
+        largest = self.database.options.max_message_size
+        return [_pack(message, largest) for message in messages]
+
     def begin(self, transaction: Transaction) -> Writing:
         """Look at the file's state, at the begin of a transaction that writes."""
         version, highest_id, highest_seq = transaction.execute(sql.STATE).fetchone()
@@ -42,7 +49,7 @@ class Store:
         return Writing(
             transaction,
             self.routes(transaction, version),
-            self.database,
+            now=self.database.clock.now(),
             next_id=max(floor, (highest_id or 0) + 1),
             next_seq=max(floor, (highest_seq or 0) + 1),
         )
@@ -58,21 +65,20 @@ class Store:
 class Writing:
     """One transaction that writes: the routes it sees, and the next free numbers. One thread's."""
 
-    __slots__ = ("_largest", "_next_id", "_next_seq", "_rooms", "now", "routes", "transaction")
+    __slots__ = ("_next_id", "_next_seq", "_rooms", "now", "routes", "transaction")
 
     def __init__(
         self,
         transaction: Transaction,
         routes: Routes,
-        database: Database,
         *,
+        now: float,
         next_id: int,
         next_seq: int,
     ) -> None:
         self.transaction = transaction
         self.routes = routes
-        self.now = database.clock.now()
-        self._largest = database.options.max_message_size
+        self.now = now
         self._next_id = next_id
         self._next_seq = next_seq
         self._rooms: dict[int, int] | None = None
@@ -85,20 +91,16 @@ class Writing:
 
     # --- messages
 
-    def resolve(self, message: Message) -> Packed | str:
-        """Return a message packed and routed, or why it is refused."""
+    def route(self, packed: Packed) -> Routed | str:
+        """Return a message with the queues it goes to, or why it is refused."""
+        message, data, problem = packed
+        if problem:
+            return problem
         targets = self.routes.targets(message)
-        if not targets:
-            return self.routes.lost(message)
-        if len(message.body) > self._largest:
-            return f"its body has {len(message.body)} bytes, max_message_size is {self._largest}"
         for queue in targets:
             if queue.refuses and not self._has_room(queue):
                 return f"queue {queue.name!r} is full (max_length {queue.max_length})"
-        try:
-            return message, pack(message), targets
-        except EncodeError as error:
-            return f"its headers are no JSON: {error}"
+        return (message, data, targets) if targets else self.routes.lost(message)
 
     def _has_room(self, queue: QueueRow) -> bool:
         if queue.max_length is None:
@@ -109,7 +111,7 @@ class Writing:
         rooms[queue.id] -= 1
         return rooms[queue.id] >= 0
 
-    def store(self, packed: Sequence[Packed]) -> None:
+    def store(self, routed: Sequence[Routed]) -> None:
         """Insert messages, in order, and note whom to wake."""
         rows: list[tuple[int, str, bytes]] = []
         #: Ids in a row that go to the same place: queue, rank, first id, last id.
@@ -117,7 +119,7 @@ class Writing:
         run = [-1, -1, -1, -1]
         delayed: list[tuple[float, int, int, int]] = []
         number, now = self._next_id, self.now
-        for message, data, targets in packed:
+        for message, data, targets in routed:
             rank = rank_of(message)
             for queue in targets:
                 rows.append((number, data, message.body))
@@ -181,6 +183,16 @@ class Writing:
             transaction.execute(sql.DELETE_RESULTS, (json.dumps(replaced),))
         transaction.executemany(sql.INSERT_RESULT, rows.values())
         transaction.stored += [row[1] for row in rows.values()]
+
+
+def _pack(message: Message, largest: int) -> Packed:
+    if len(message.body) > largest:
+        size = len(message.body)
+        return message, "", f"its body has {size} bytes, max_message_size is {largest}"
+    try:
+        return message, pack(message), ""
+    except EncodeError as error:
+        return message, "", f"its headers are no JSON: {error}"
 
 
 def rank_of(message: Message) -> int:
