@@ -21,7 +21,7 @@ from umbel import states
 from umbel.bound import BoundTask
 from umbel.exceptions import EncodeError
 from umbel.message import Delivery, Effects, Ending, Message, Outcome, ResultRecord
-from umbel.wire.result import encode_meta
+from umbel.wire.result import encode_meta, task_tuple
 from umbel.wire.task import Request, retry_message
 
 #: (signature, arguments in front, the request that causes it, further options) -> its message
@@ -61,11 +61,9 @@ def _advance(  # noqa: C901 -- one case per state: all of the semantics in one p
     try:
         match outcome.state:
             case states.SUCCESS:
-                return Effects(
-                    delivery,
-                    results=_results(request, outcome, bound, policy),
-                    publish=_follow_ups(request, outcome, policy) if _has_next(request) else (),
-                )
+                publish = _follow_ups(request, outcome, policy) if _has_next(request) else ()
+                results = _results(request, outcome, bound, policy, publish)
+                return Effects(delivery, results=results, publish=publish)
             case states.RETRY:
                 return _again(delivery, request, outcome, bound, policy)
             case states.FAILURE:
@@ -133,16 +131,31 @@ def _failed(
 
 
 def _results(
-    request: Request, outcome: Outcome, bound: BoundTask, policy: Policy
+    request: Request,
+    outcome: Outcome,
+    bound: BoundTask,
+    policy: Policy,
+    follow_ups: tuple[Message, ...] = (),
 ) -> tuple[ResultRecord, ...]:
     ignore = bound.ignore_result if request.ignore_result is None else request.ignore_result
     if ignore and not (bound.store_errors and outcome.error is not None):
         return ()
-    return (_record(request, outcome, bound, policy, task_id=request.id or ""),)
+    children: list[Any] | tuple[()] = ()
+    if request.children or follow_ups:
+        children = [child.as_tuple() for child in request.children]
+        children += [task_tuple(message.id) for message in follow_ups]
+    task_id = request.id or ""
+    return (_record(request, outcome, bound, policy, task_id=task_id, children=children),)
 
 
 def _record(
-    request: Request, outcome: Outcome, bound: BoundTask, policy: Policy, *, task_id: str
+    request: Request,
+        children=[each.as_tuple() for each in request.children] if request.children else (),
+    bound: BoundTask,
+    policy: Policy,
+    *,
+    task_id: str,
+    children: Sequence[Any] = (),
 ) -> ResultRecord:
     state = states.FAILURE if outcome.state == states.REJECTED else outcome.state
     meta = encode_meta(
@@ -150,7 +163,7 @@ def _record(
         state,
         result=outcome.value if outcome.error is None else outcome.error,
         traceback=outcome.traceback,
-        children=request.children or (),
+        children=[each.as_tuple() for each in request.children],
         date_done=outcome.done_at,
         request=request,
         extended=policy.extended,
