@@ -143,10 +143,10 @@ class FlakyServer:
     def __init__(self, inner: Server, plan: Plan, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self.faults = Faults(plan, clock=clock)
         self.display_url = inner.display_url
-        self.transport = FlakyTransport(inner.transport, self.faults)
-        self.results = FlakyResults(inner.results, self.faults)
-        self.ledger = None if inner.ledger is None else FlakyLedger(inner.ledger, self.faults)
-        self.committer = FlakyCommitter(inner.committer, self.faults)
+        self.transport: Transport = FlakyTransport(inner.transport, self.faults)
+        self.results: ResultStore = FlakyResults(inner.results, self.faults)
+        self.ledger: Ledger | None = inner.ledger and FlakyLedger(inner.ledger, self.faults)
+        self.committer: Committer = FlakyCommitter(inner.committer, self.faults)
         self._inner = inner
 
     def close(self) -> None:
@@ -231,9 +231,12 @@ class FlakyConsumer:
 
 class FlakyResults:
     def __init__(self, inner: ResultStore, faults: Faults) -> None:
-        self.reply_to = inner.reply_to
         self._inner = inner
         self._faults = faults
+
+    @property
+    def reply_to(self) -> str:
+        return self._inner.reply_to
 
     def put(self, records: Sequence[ResultRecord]) -> None:
         self._call("put", lambda: self._inner.put(records))

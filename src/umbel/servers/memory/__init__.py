@@ -16,6 +16,7 @@ from umbel.servers.memory.ledger import MemoryLedger
 from umbel.servers.memory.queues import MemoryTransport
 from umbel.servers.memory.results import MemoryResults
 from umbel.servers.memory.space import Space
+from umbel.servers.seams import Committer, Ledger, ResultStore, Server, Transport
 
 __all__ = ["MemoryServer", "open_server"]
 
@@ -29,16 +30,16 @@ class MemoryServer:
 
     def __init__(self, name: str, space: Space) -> None:
         self.display_url = f"memory://{name}"
-        self.transport = MemoryTransport(space)
-        self.results = MemoryResults(space)
-        self.ledger = MemoryLedger(space)
-        self.committer = MemoryCommit(space)
+        self.transport: Transport = MemoryTransport(space)
+        self.results: ResultStore = MemoryResults(space)
+        self.ledger: Ledger | None = MemoryLedger(space)
+        self.committer: Committer = MemoryCommit(space)
 
     def close(self) -> None:
         """Do nothing: the space stays until the process ends, as a server does."""
 
 
-def open_server(url: str, options: dict[str, Any]) -> MemoryServer:
+def open_server(url: str, options: dict[str, Any]) -> Server:
     """Return the server of this name; the first to open it may choose its ``clock``."""
     name = url.partition("://")[2].strip("/")
     clock: Clock = options.get("clock") or SYSTEM_CLOCK

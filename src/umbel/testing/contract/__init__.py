@@ -33,6 +33,7 @@ pytest.register_assert_rewrite(
             "capabilities",
             "commit",
             "consumer",
+            "faults",
             "leases",
             "ledger",
             "model",
@@ -46,6 +47,7 @@ pytest.register_assert_rewrite(
 from umbel.testing.contract.capabilities import CapabilitiesContract  # noqa: E402 -- see above
 from umbel.testing.contract.commit import CommitContract  # noqa: E402
 from umbel.testing.contract.consumer import ConsumerContract  # noqa: E402
+from umbel.testing.contract.faults import FaultContract  # noqa: E402
 from umbel.testing.contract.leases import LeaseContract  # noqa: E402
 from umbel.testing.contract.ledger import LedgerContract  # noqa: E402
 from umbel.testing.contract.model import ModelContract  # noqa: E402
@@ -58,6 +60,7 @@ __all__ = [
     "CapabilitiesContract",
     "CommitContract",
     "ConsumerContract",
+    "FaultContract",
     "LeaseContract",
     "LedgerContract",
     "ModelContract",
@@ -77,5 +80,6 @@ class ServerContract(
     ResultContract,
     LedgerContract,
     ModelContract,
+    FaultContract,
 ):
     """All that a server with a ledger of its own promises."""
