@@ -150,7 +150,7 @@ def _results(
 
 def _record(
     request: Request,
-        children=[each.as_tuple() for each in request.children] if request.children else (),
+    outcome: Outcome,
     bound: BoundTask,
     policy: Policy,
     *,
@@ -163,7 +163,7 @@ def _record(
         state,
         result=outcome.value if outcome.error is None else outcome.error,
         traceback=outcome.traceback,
-        children=[each.as_tuple() for each in request.children],
+        children=children,
         date_done=outcome.done_at,
         request=request,
         extended=policy.extended,
