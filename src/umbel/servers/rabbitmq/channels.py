@@ -25,6 +25,7 @@ from umbel.servers.rabbitmq.delays import Delays
 from umbel.servers.rabbitmq.link import Link
 from umbel.servers.rabbitmq.mailbox import Mailbox
 from umbel.topology import Queue, Topology
+from umbel.wire.names import OWN
 
 #: Milliseconds for which the server keeps the replies of a client that is gone.
 _REPLIES_EXPIRE = 86_400_000
@@ -91,7 +92,7 @@ class Channels:
             fields = properties.unpack_fields(raw.data)
         except DecodeError:
             return  # nobody can be waiting for it: it names no task
-        own = (fields.get("headers") or {}).get(properties.OURS)
+        own = (fields.get("headers") or {}).get(OWN)
         own = own if isinstance(own, dict) else {}
         expires_at = own.get(properties.EXPIRES)
         self._mailbox.put(

@@ -177,6 +177,9 @@ class Link(Generic[S]):
             if self._baton.acquire(blocking=False):
                 try:
                     self._lead(turn)
+                except BaseException:
+                    self._spoil()
+                    raise
                 finally:
                     self._baton.release()
                 return
@@ -244,6 +247,14 @@ class Link(Generic[S]):
             self._session = None
             connection.abort()
             self._fail(connection.trouble)
+
+    def _spoil(self) -> None:
+        # A soft time limit or an interrupt struck, perhaps in the middle of pika's work: what is
+        # half read or half written is of no use any more.
+        session, self._session = self._session, None
+        if session is not None:
+            session.connection.abort()
+            self._fail(ConnectionLost("another user of the connection was interrupted"))
 
     def _look(self) -> None:
         waiting = []

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 from umbel.exceptions import DecodeError
 from umbel.message import Message
 from umbel.servers.rabbitmq import tables
-from umbel.wire.names import BROKER_HEADERS
+from umbel.wire.names import BROKER_HEADERS, OWN
+from umbel.wire.times import due
 
-#: Our header, and what its table may hold.
-OURS = "umbel"
+#: What the table in our header may hold.
 _DUE, EXPIRES, _SENT, _EXCHANGE, _KEY, STATE = "due", "expires", "sent", "exchange", "key", "state"
 
 #: Names of the properties in the order of their flags, from bit 15 down, and how each is coded.
@@ -57,7 +57,7 @@ def pack(message: Message, ours: Mapping[str, Any] = _NOTHING) -> bytes:
     fields = {
         "content_type": message.content_type or None,
         "content_encoding": message.content_encoding or None,
-        "headers": {**message.headers, OURS: own} if own else message.headers,
+        "headers": {**message.headers, OWN: own} if own else message.headers,
         "delivery_mode": _PERSISTENT,
         "priority": min(max(message.priority, 0), 255),
         "correlation_id": message.id,
@@ -136,8 +136,10 @@ def arrive(data: bytes, body: bytes, *, exchange: str, routing_key: str) -> Arri
     headers = fields.pop("headers", None) or {}
     for name in BROKER_HEADERS.intersection(headers):
         del headers[name]
-    own = headers.pop(OURS, None)
+    own = headers.pop(OWN, None)
     own = own if isinstance(own, dict) else {}
+    # A sender of Celery's has said it in headers of its own.
+    not_before, expires_at = due(headers)
     if fields.get("delivery_mode") == _PERSISTENT:
         del fields["delivery_mode"]
     message = Message(
@@ -150,8 +152,8 @@ def arrive(data: bytes, body: bytes, *, exchange: str, routing_key: str) -> Arri
         fields.pop("content_encoding", ""),
         fields.pop("priority", 0),
         fields.pop("reply_to", ""),
-        _time(own, _DUE) or 0.0,
-        _time(own, EXPIRES),
+        not_before or _time(own, _DUE) or 0.0,
+        _time(own, EXPIRES) if expires_at is None else expires_at,
         _time(own, _SENT) or 0.0,
         fields or None,
     )

@@ -19,8 +19,9 @@ from umbel.servers.rabbitmq.confirms import Flight, Outgoing
 from umbel.servers.rabbitmq.connection import Raw
 from umbel.servers.rabbitmq.link import Turn
 from umbel.servers.rabbitmq.mailbox import Follower
-from umbel.servers.rabbitmq.properties import EXPIRES, OURS, STATE, pack_fields
+from umbel.servers.rabbitmq.properties import EXPIRES, STATE, pack_fields
 from umbel.servers.rabbitmq.publishing import TIMEOUT, Publishing
+from umbel.wire.names import OWN
 
 _TRANSIENT = 1
 
@@ -139,7 +140,7 @@ def _outgoing(record: ResultRecord, now: float) -> Outgoing:
     fields = {
         "content_type": "application/json",
         "content_encoding": "utf-8",
-        "headers": {OURS: own},
+        "headers": {OWN: own},
         "delivery_mode": _TRANSIENT,
         "priority": 0,
         "correlation_id": record.task_id,
