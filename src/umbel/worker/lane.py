@@ -41,6 +41,8 @@ class Item:
     """A delivery on its way to a lane; ``held`` is false if it was acknowledged before."""
 
     delivery: Delivery
+    #: The task's name as the header says it, for the window; "" if it says none.
+    name: str
     held: bool = True
 
 
@@ -48,9 +50,10 @@ class Item:
 class Done:
     """Effects on their way to the pump, with what the window learns from them."""
 
-    effects: Effects
-    #: The task's name; "" = nothing to learn.
-    name: str = ""
+    #: None = another thread makes them (a coroutine task that only decoding could recognise).
+    effects: Effects | None
+    #: The name its Item had; None = it came in none.
+    name: str | None = None
     runtime: float = 0.0
 
 
@@ -89,12 +92,12 @@ class Lane:
             self._step(item)
 
     def _step(self, item: Item) -> None:
-        name = item.delivery.message.headers.get("task", "")
         prepared = self._service.prepare(item.delivery)
         if isinstance(prepared, Effects):
-            return self._leave(Done(prepared, name, 0.0), _monotonic())
+            return self._leave(Done(prepared, item.name), _monotonic())
         if prepared.bound.is_async and self._desk.to_loop is not None:
-            return self._desk.to_loop([prepared])
+            self._desk.to_loop([prepared])
+            return self._leave(Done(None, item.name), _monotonic())
         if prepared.bound.track_started:
             self._leave(Done(self._service.started(prepared, self._pid, held=item.held)), 0.0)
         context.reporter.set(reporter(self._desk, self._service, prepared, held=item.held))
@@ -109,7 +112,7 @@ class Lane:
         self._slot.end(self.index)
         effects = self._service.effects(prepared, outcome, held=item.held)
         self.busy_since = 0.0
-        return self._leave(Done(effects, name, outcome.runtime), _monotonic())
+        return self._leave(Done(effects, item.name, outcome.runtime), _monotonic())
 
     def _execute(self, prepared: Prepared) -> Outcome:
         bound, request = prepared.bound, prepared.request

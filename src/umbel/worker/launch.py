@@ -111,9 +111,11 @@ class Worker:
         )
         return Supervisor(plan).run()
 
-    def make_engine(self, slot: Slot, parent_lives: Callable[[], bool]) -> Engine:
-        """Make an engine in this process; its servers are opened here."""
-        servers = self.app.servers()
+    def make_engine(
+        self, slot: Slot, parent_lives: Callable[[], bool], *, servers: Servers | None = None
+    ) -> Engine:
+        """Make an engine in this process; unless given, its servers are opened here."""
+        servers = servers or self.app.servers()
         transport = servers.broker.transport
         transport.declare(_topology(self.queues))
         return Engine(

@@ -19,6 +19,7 @@ before it); one queue for both directions (give-back could not take out what has
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import threading
 from collections import deque
@@ -47,6 +48,20 @@ RECONNECT, RECONNECT_MOST = 0.05, 5.0
 
 _monotonic = SYSTEM_CLOCK.monotonic
 _now = SYSTEM_CLOCK.now
+
+
+def _needs_a_look(delivery: Delivery, now: float) -> bool:
+    message = delivery.message
+    return bool(
+        delivery.crashes
+        or message.not_before > now
+        or message.expires_at is not None
+        or delivery.problem is not None
+        or delivery.suspect
+        or delivery.revoked
+        or delivery.losses
+        or delivery.verdict
+    )
 
 
 class Bell:
@@ -146,8 +161,9 @@ class Pump:
         outbox, window = self.desk.outbox, self._parts.window
         while outbox:
             done = outbox.popleft()
-            batch.append(done.effects)
-            if done.name:
+            if done.effects is not None:
+                batch.append(done.effects)
+            if done.name is not None:
                 window.learn(done.name, done.runtime)
         if not batch:
             return
@@ -200,83 +216,60 @@ class Pump:
         deliveries = self._unfed
         if not deliveries:
             return
-        taken = self._acknowledge(deliveries)
+        service = self._parts.service
+        taken = self._acknowledge_early(deliveries) if service.acknowledges_early else frozenset()
         self._unfed = []
         now = _now()
-        tasks = self._parts.service.tasks
-        sync: list[Delivery] = []
-        coroutines: list[Delivery] = []
+        sync: list[Item] = []
+        coroutines: list[Item] = []
         for delivery in deliveries:
-            message = delivery.message
-            if (
-                delivery.crashes
-                or message.not_before > now
-                or message.expires_at is not None
-                or delivery.problem is not None
-                or delivery.suspect
-                or delivery.revoked
-                or delivery.losses
-                or delivery.verdict
-            ) and self._set_aside(delivery, now):
+            if _needs_a_look(delivery, now) and self._set_aside(delivery, now):
                 continue
-            bound = tasks.get(message.headers.get("task", ""))
-            (coroutines if bound is not None and bound.is_async else sync).append(delivery)
-        self._hand_over(sync, coroutines, taken)
-        share = len(coroutines) / len(deliveries)
-        self._async_share += (share - self._async_share) * 0.5
+            name = delivery.message.headers.get("task")
+            if type(name) is not str:
+                name = ""
+            bound = service.tasks.get(name)
+            held = bound is None or bound.acks_late
+            if held or id(delivery) in taken:
+                to = coroutines if bound is not None and bound.is_async else sync
+                to.append(Item(delivery, name, held))
+        self._hand_over(sync)
+        self._start(coroutines)
+        self._async_share += (len(coroutines) / len(deliveries) - self._async_share) * 0.5
+
+    def _acknowledge_early(self, deliveries: list[Delivery]) -> frozenset[int]:
+        """Acknowledge what wants it before it runs; return the identities of those that may run."""
+        now = _now()
+        early = [d for d in deliveries if self._parts.service.runs_at_most_once(d, now)]
+        stale = {id(d) for d in self._parts.committer.commit([Effects(d) for d in early]).stale}
+        return frozenset(id(d) for d in early) - stale
 
     def _set_aside(self, delivery: Delivery, now: float) -> bool:
         effects = self._parts.service.refuse(delivery, now)
         if effects is not None:
-            self.desk.outbox.append(Done(effects))
-            self._bell.ring()
-            return True
-        if delivery.suspect:
+            self._leave(effects)
+        elif delivery.suspect:
             self._suspects.append(delivery)
-            return True
-        return False
+        return effects is not None or delivery.suspect
 
-    def _acknowledge(self, deliveries: list[Delivery]) -> dict[int, bool]:
-        """Acknowledge what wants it before it runs; return by identity whether it may run."""
-        tasks = self._parts.service.tasks
-        early = [
-            Effects(delivery)
-            for delivery in deliveries
-            if (bound := tasks.get(delivery.message.headers.get("task", ""))) is not None
-            and not bound.acks_late
-            and self._parts.service.refuse(delivery, _now()) is None
-        ]
-        if not early:
-            return {}
-        stale = {id(delivery) for delivery in self._parts.committer.commit(early).stale}
-        return {id(each.delivery): id(each.delivery) not in stale for each in early}
+    def _hand_over(self, items: list[Item]) -> None:
+        if not items:
+            return
+        size = sum(len(item.delivery.message.body) for item in items) // len(items)
+        self._parts.window.hold([item.name for item in items], size)
+        for item in items:
+            self.desk.inbox.put(item)
 
-    def _hand_over(
-        self, sync: list[Delivery], coroutines: list[Delivery], taken: dict[int, bool]
-    ) -> None:
-        if sync:
-            size = sum(len(delivery.message.body) for delivery in sync) // len(sync)
-            self._parts.window.hold(
-                [delivery.message.headers.get("task", "") for delivery in sync], size
-            )
-        for delivery in sync:
-            if taken.get(id(delivery), True):
-                self.desk.inbox.put(Item(delivery, held=id(delivery) not in taken))
-        if coroutines:
-            self._start(coroutines, taken)
-
-    def _start(self, coroutines: list[Delivery], taken: dict[int, bool]) -> None:
+    def _start(self, items: list[Item]) -> None:
         for held in (True, False):
             batch: list[Prepared] = []
-            for delivery in coroutines:
-                if (id(delivery) not in taken) is not held or not taken.get(id(delivery), True):
-                    continue
-                prepared = self._parts.service.prepare(delivery)
-                if isinstance(prepared, Effects):
-                    self.desk.outbox.append(Done(prepared))
-                    self._bell.ring()
-                else:
-                    batch.append(prepared)
+            for item in items:
+                if item.held is held:
+                    prepared = self._parts.service.prepare(item.delivery)
+                    if isinstance(prepared, Effects):
+                        self._leave(prepared)
+                    else:
+                        batch.append(prepared)
             if batch:
                 self._submit(batch, held=held)
 
@@ -285,31 +278,33 @@ class Pump:
             self._loop = self._parts.make_loop()
         self._loop.submit(batch, held=held)
 
+    def _leave(self, effects: Effects) -> None:
+        self.desk.outbox.append(Done(effects))
+        self._bell.ring()
+
     def _feed_suspect(self) -> None:
-        busy = self._parts.window.held or (self._loop is not None and self._loop.count)
-        if busy:
+        """Run the next suspect when nothing else runs."""
+        if self._parts.window.held or (self._loop is not None and self._loop.count):
             self._wait()
             return
-        self._hand_over_suspect(self._suspects.popleft())
-
-    def _hand_over_suspect(self, delivery: Delivery) -> None:
-        bound = self._parts.service.tasks.get(delivery.message.headers.get("task", ""))
-        if bound is not None and bound.is_async:
-            self._start([delivery], {})
-        else:
-            self._hand_over([delivery], [], {})
+        delivery = self._suspects.popleft()
+        self._unfed = [dataclasses.replace(delivery, suspect=False)]
 
     def _retract(self) -> None:
         """Give back what has not begun."""
         back: list[Delivery] = []
+        kept: list[Item] = []  # acknowledged already: nobody else will run it
         try:
             while (item := self.desk.inbox.get_nowait()) is not None:
                 if item.held:
+                    self._parts.window.let_go(item.name)
                     back.append(item.delivery)
+                else:
+                    kept.append(item)
         except Empty:
             pass
-        for delivery in back:
-            self._parts.window.let_go(delivery.message.headers.get("task", ""))
+        for item in kept:
+            self.desk.inbox.put(item)
         back += [*self._suspects, *self._unfed]
         self._suspects.clear()
         self._unfed = []

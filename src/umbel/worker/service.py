@@ -71,6 +71,8 @@ class Service:
         self._accept = accept
         self._node = node
         self._nameless = BoundTask("", None, _no_run)
+        #: Some task is acknowledged before it runs.
+        self.acknowledges_early = not all(task.acks_late for task in tasks.values())
 
     def refuse(self, delivery: Delivery, now: float) -> Effects | None:
         """Return the effects of a delivery that must not run now, or None if it may run."""
@@ -87,13 +89,16 @@ class Service:
             return self._end(delivery, _revoked("expired"))
         return self._over_budget(delivery) if delivery.crashes or delivery.losses else None
 
+    def runs_at_most_once(self, delivery: Delivery, now: float) -> bool:
+        """Tell whether this will run and wants to be acknowledged before."""
+        bound = self._bound_for(delivery)
+        return not bound.acks_late and self.refuse(delivery, now) is None
+
     def prepare(self, delivery: Delivery) -> Prepared | Effects:
         """Decode a delivery and find its task; effects if it cannot run here."""
         try:
             request = decode(delivery.message, self._accept)
-            task_id = request.id or ""
-            if len(task_id) > MAX_ID or len(task_id.encode()) > MAX_ID:
-                raise InvalidTaskError(f"expected an id of at most {MAX_ID} bytes")
+            task_id = _checked_id(request)
         except (SerializationError, InvalidTaskError, UnicodeEncodeError) as error:
             return self._poison(delivery, error)
         bound = self.tasks.get(request.task or "")
@@ -124,7 +129,7 @@ class Service:
         return self.effects(prepared, Outcome(states.STARTED, meta), held=held)
 
     def _over_budget(self, delivery: Delivery) -> Effects | None:
-        bound = self.tasks.get(delivery.message.headers.get("task", ""), self._nameless)
+        bound = self._bound_for(delivery)
         if delivery.crashes >= bound.max_deliveries:
             text = f"its worker process died {delivery.crashes} times while running it"
         elif delivery.losses >= MAX_LOSSES:
@@ -132,6 +137,10 @@ class Service:
         else:
             return None
         return self._end(delivery, Outcome(states.FAILURE, error=WorkerLostError(text), dead=text))
+
+    def _bound_for(self, delivery: Delivery) -> BoundTask:
+        name = delivery.message.headers.get("task")
+        return self.tasks.get(name, self._nameless) if type(name) is str else self._nameless
 
     def _end(self, delivery: Delivery, outcome: Outcome) -> Effects:
         """End a delivery that does not run, with all that follows (errbacks, later links)."""
@@ -195,6 +204,13 @@ class Service:
             except Exception:
                 logger.exception("The errback %s of %s failed", bound.name, request.id)
         return others
+
+
+def _checked_id(request: Request) -> str:
+    task_id = request.id or ""
+    if len(task_id) > MAX_ID or len(task_id.encode()) > MAX_ID:
+        raise InvalidTaskError(f"expected an id of at most {MAX_ID} bytes")
+    return task_id
 
 
 def _takes_exception(bound: BoundTask, errback: Mapping[str, Any]) -> bool:
