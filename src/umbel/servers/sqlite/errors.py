@@ -12,6 +12,7 @@ _LOCKED = "a foreign program keeps it locked: end that program's transaction"
 
 #: Primary result codes of SQLite -> what to do.
 _ADVICE = {
+    sqlite3.SQLITE_ERROR: "its tables are not those that this umbel makes: move the file away",
     sqlite3.SQLITE_BUSY: _LOCKED,
     sqlite3.SQLITE_LOCKED: _LOCKED,
     sqlite3.SQLITE_PROTOCOL: _LOCKED,

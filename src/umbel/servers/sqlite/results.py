@@ -17,7 +17,7 @@ from umbel.message import ResultRecord
 from umbel.servers.sqlite import statements as sql
 from umbel.servers.sqlite.bells import WANTS, WATCH, Bell
 from umbel.servers.sqlite.connection import Database
-from umbel.servers.sqlite.storing import NAP, Store, hash_of
+from umbel.servers.sqlite.storing import NAP, Store, hash_of, prefix_of
 
 #: A watch of at most so many ids looks each of them up.
 FEW = 32
@@ -48,9 +48,9 @@ class SqliteResults:
 
     def forget(self, task_ids: Sequence[str]) -> None:
         wanted = set(task_ids)
-        hashes = json.dumps([hash_of(task_id) for task_id in wanted])
+        prefixes = json.dumps([prefix_of(task_id) for task_id in wanted])
         with self._database.write() as transaction:
-            rows = transaction.execute(sql.STORED, (hashes,)).fetchall()
+            rows = transaction.execute(sql.STORED, (prefixes,)).fetchall()
             seqs = [seq for seq, task_id, _ in rows if task_id in wanted]
             transaction.execute(sql.DELETE_RESULTS, (json.dumps(seqs),))
 
@@ -63,10 +63,10 @@ def find(database: Database, task_ids: Iterable[str]) -> list[_Row]:
     wanted = set(task_ids)
     if not wanted:
         return []
-    hashes = json.dumps([hash_of(task_id) for task_id in wanted])
+    prefixes = json.dumps([prefix_of(task_id) for task_id in wanted])
     with database.read() as connection:
         rows: list[_Row] = connection.execute(
-            sql.GET_RESULTS, (hashes, database.clock.now())
+            sql.GET_RESULTS, (prefixes, database.clock.now())
         ).fetchall()
     return [row for row in rows if row[1] in wanted]
 

@@ -6,7 +6,7 @@
     expiring                          when messages of queues with a limit of age come to it
     consumers ── subscriptions        who holds; a consumer that was fenced has no row any more
     dead                              dead letters, with their bytes
-    results                           in the order of storing, found by a hash of the id
+    results                           in the order of storing, found by the beginning of the id
     revoked, nodes, leases            the rest of the ledger
 
 ``messages.id`` is the order of sending, and ``results.seq`` that of storing: the clock's
@@ -23,8 +23,11 @@ receive and end together:
 The first rewrites the whole message, twice if it is large. The third saves a little, but cannot say
 who holds a message, which is asked for by every commit.
 
-Results: WITHOUT ROWID by id took 40 us each at 30,000 (the rows are spread over all pages), a rowid
-table with a unique index of the text 22, one with an index of 32 bits of its hash 14.
+Results, us each: WITHOUT ROWID by id took 40 at 30,000 (whole rows are spread over all pages), a
+rowid table with a unique index of the text 22, one with an index of a number made of the id 14.
+That number is the id's first 64 bits, so that ids which begin with the time, as those of UUID
+version 7 do, are neighbours in the index: with a million results stored, ending a task costs 47 us
+if its id is random, because each dirties a page of the index of its own, and 19 if it is not.
 """
 
 from __future__ import annotations
@@ -130,13 +133,13 @@ CREATE TABLE dead (
 
 CREATE TABLE results (
     seq INTEGER PRIMARY KEY,
-    hash INTEGER NOT NULL,
+    prefix INTEGER NOT NULL,
     task_id TEXT NOT NULL,
     state TEXT NOT NULL,
     expires_at REAL,
     meta BLOB NOT NULL
 );
-CREATE INDEX results_by_hash ON results (hash);
+CREATE INDEX results_by_prefix ON results (prefix);
 
 CREATE TABLE revoked (task_id TEXT PRIMARY KEY, expires_at REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE nodes (

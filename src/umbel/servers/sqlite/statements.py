@@ -236,23 +236,23 @@ PURGE = (
 
 # --- results ------------------------------------------------------------------------------------
 
-# parameters  1 hashes
+# parameters  1 prefixes
 # returns     seq, task_id, state
 STORED = """
-SELECT seq, task_id, state FROM results WHERE hash IN (SELECT value FROM json_each(?1))
+SELECT seq, task_id, state FROM results WHERE prefix IN (SELECT value FROM json_each(?1))
 """
 
 # parameters  1 seqs
 DELETE_RESULTS = "DELETE FROM results WHERE seq IN (SELECT value FROM json_each(?1))"
 
-# parameters  1 seq, 2 hash, 3 task_id, 4 state, 5 expires_at, 6 meta
+# parameters  1 seq, 2 prefix, 3 task_id, 4 state, 5 expires_at, 6 meta
 INSERT_RESULT = "INSERT INTO results VALUES (?1, ?2, ?3, ?4, ?5, ?6)"
 
-# parameters  1 hashes, 2 now
+# parameters  1 prefixes, 2 now
 # returns     seq, task_id, meta
 GET_RESULTS = """
 SELECT seq, task_id, meta FROM results
-WHERE hash IN (SELECT value FROM json_each(?1)) AND (expires_at IS NULL OR expires_at > ?2)
+WHERE prefix IN (SELECT value FROM json_each(?1)) AND (expires_at IS NULL OR expires_at > ?2)
 """
 
 # returns     the highest seq

@@ -25,7 +25,7 @@ NAP = 1.0
 Packed = tuple[Message, str, str]
 #: A message with its ``data``, and where it goes.
 Routed = tuple[Message, str, tuple[QueueRow, ...]]
-#: A row of results: seq, hash, task_id, state, expires_at, meta.
+#: A row of results: seq, prefix, task_id, state, expires_at, meta.
 _ResultRow = tuple[int, int, str, str, float | None, bytes]
 
 
@@ -162,27 +162,27 @@ class Writing:
     def store_results(self, records: Sequence[ResultRecord]) -> None:
         """Insert or replace results, in order; what is SUCCESS stays. Notes whom to wake."""
         transaction = self.transaction
-        hashes = [hash_of(record.task_id) for record in records]
-        stored = transaction.execute(sql.STORED, (json.dumps(hashes),)).fetchall()
+        prefixes = [prefix_of(record.task_id) for record in records]
+        stored = transaction.execute(sql.STORED, (json.dumps(prefixes),)).fetchall()
         seqs = {task_id: seq for seq, task_id, _ in stored}
         final = {task_id for _, task_id, state in stored if state == SUCCESS}
         rows: dict[str, _ResultRow] = {}
         now, seq = self.now, self._next_seq
-        for record, number in zip(records, hashes, strict=True):
+        for record, prefix in zip(records, prefixes, strict=True):
             task_id, state = record.task_id, record.state
             if task_id in final:
                 continue
             if state == SUCCESS:
                 final.add(task_id)
             expires_at = None if record.expires_in is None else now + record.expires_in
-            rows[task_id] = (seq, number, task_id, state, expires_at, record.meta)
+            rows[task_id] = (seq, prefix, task_id, state, expires_at, record.meta)
             seq += 1
         self._next_seq = seq
         replaced = [seqs[task_id] for task_id in rows if task_id in seqs] if seqs else []
         if replaced:
             transaction.execute(sql.DELETE_RESULTS, (json.dumps(replaced),))
         transaction.executemany(sql.INSERT_RESULT, rows.values())
-        transaction.stored += [row[1] for row in rows.values()]
+        transaction.stored += map(hash_of, rows)
 
 
 def _pack(message: Message, largest: int) -> Packed:
@@ -201,6 +201,15 @@ def rank_of(message: Message) -> int:
     return 9 - min(9, max(0, priority)) if priority else 9
 
 
+def prefix_of(task_id: str) -> int:
+    """Return what a result is found by: the first 64 bits of a UUID, or a hash of another text."""
+    try:
+        bits = int(task_id[:8] + task_id[9:13] + task_id[14:18], 16)
+    except ValueError:
+        return hash_of(task_id)
+    return (bits & 0xFFFFFFFFFFFFFFFF) - 0x8000000000000000
+
+
 def hash_of(task_id: str) -> int:
-    """Return 32 bits, signed, of an id: what results are found and watches are rung by."""
+    """Return what a watch is rung by: 32 bits, signed."""
     return crc32(task_id.encode("utf-8", "surrogatepass")) - 0x80000000
