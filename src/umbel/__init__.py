@@ -5,12 +5,14 @@ from __future__ import annotations
 from umbel.app import Umbel, shared_task
 from umbel.canvas import Signature, chain, group, maybe_signature, signature
 from umbel.context import current_app, current_task
+from umbel.log import get_task_logger
 from umbel.result import AsyncResult, EagerResult, GroupResult, ResultSet
 from umbel.routing import Broadcast
 from umbel.task import Task
 from umbel.topology import Exchange, Queue
+from umbel.version import VERSION
 
-__version__ = "0.1.0.dev0"
+__version__ = VERSION
 
 __all__ = [
     "AsyncResult",
@@ -26,6 +28,7 @@ __all__ = [
     "chain",
     "current_app",
     "current_task",
+    "get_task_logger",
     "group",
     "maybe_signature",
     "shared_task",

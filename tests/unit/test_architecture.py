@@ -21,7 +21,8 @@ RANKS = {
     name: rank
     for rank, names in enumerate(
         (
-            "exceptions states clock ids values backoff telemetry topology project arguments spelling models",
+            "exceptions states clock ids values backoff telemetry topology project arguments spelling "
+            "models version",
             "message schedules serializers security",
             "wire settings",
             "servers config",
@@ -30,7 +31,7 @@ RANKS = {
             "opened",
             "context",
             "result",
-            "publisher bound",
+            "publisher bound log",
             "calling",
             "canvas executor",
             "eager",

@@ -1,0 +1,9 @@
+"""The command line: ``umbel COMMAND``.
+
+main       the table of commands, and how errors read
+given      options that every command takes, and the application they name
+find_app   from ``-A`` to an application
+worker     run tasks            banner, logs    what a worker shows
+call       send a task          result          show what became of one
+purge      delete messages      demo            umbel at work on the standard library
+"""

@@ -1,0 +1,75 @@
+"""What a worker prints when it starts: who it is, where it takes its work from, what it can do."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import platform
+from collections.abc import Iterable, Iterator
+
+import click
+
+from umbel.clock import SYSTEM_CLOCK
+from umbel.task import Task
+from umbel.topology import Queue
+from umbel.version import VERSION
+from umbel.worker.launch import Worker
+
+_ART = ("  o  o o  o  ", "   \\ \\ / /   ", "    \\\\|//    ", "      |      ")
+#: Width of the names in the sections.
+_NAMES = 14
+
+
+def banner(worker: Worker, level: int) -> str:
+    """Return the banner of a worker that logs at this level; styled, for ``click.echo``."""
+    lines = [
+        "",
+        *_heading(worker.node),
+        "",
+        *_section("config", _config(worker, level)),
+        *_section("queues", map(_queue, worker.queues)),
+        *_section("tasks", ((name, "") for name in _tasks(worker))),
+    ]
+    return "\n".join(lines)
+
+
+def _heading(node: str) -> Iterator[str]:
+    now = dt.datetime.fromtimestamp(SYSTEM_CLOCK.now()).astimezone()
+    facts = (
+        "",
+        click.style(f"{node} v{VERSION}", bold=True),
+        f"{platform.platform()}, Python {platform.python_version()}",
+        now.isoformat(" ", "seconds"),
+    )
+    for art, fact in zip(_ART, facts, strict=True):
+        yield f"{click.style(art, fg='green')} {fact}".rstrip()
+
+
+def _section(title: str, rows: Iterable[tuple[str, str]]) -> Iterator[str]:
+    yield click.style(f"[{title}]", fg="cyan")
+    for name, value in rows:
+        yield f"  {name:{_NAMES}} {value}".rstrip()
+    yield ""
+
+
+def _config(worker: Worker, level: int) -> Iterator[tuple[str, str]]:
+    servers = worker.app.servers()
+    store = servers.store.display_url if servers.store else "on the same server"
+    main = getattr(worker.app, "main", None) or "(no name)"
+    shows = "" if level <= logging.INFO else " (-l INFO shows every task)"
+    yield "app:", f"{main}, {len(worker.app.tasks)} tasks"
+    yield "transport:", servers.broker.display_url
+    yield "results:", store
+    yield "concurrency:", f"{worker.concurrency} ({worker.pool})"
+    yield "log level:", f"{logging.getLevelName(level)}{shows}"
+
+
+def _queue(queue: Queue) -> tuple[str, str]:
+    exchange = queue.exchange
+    key = queue.routing_key or queue.name
+    return queue.name, f"exchange={exchange.name}({exchange.type}) key={key}"
+
+
+def _tasks(worker: Worker) -> list[str]:
+    tasks: dict[str, Task[..., object]] = dict(worker.app.tasks)
+    return sorted(tasks) or ["(none: no module that was imported defines one)"]

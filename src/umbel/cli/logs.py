@@ -1,0 +1,159 @@
+"""What a worker writes to its log, on stderr.
+
+    umbel            what the worker says       worker_log_format
+    umbel.task       what tasks say themselves  worker_task_log_format (see umbel.log)
+
+The root logger belongs to the program and is left alone, unless ``worker_hijack_root_logger`` asks
+for it. A receiver of the signal ``setup_logging`` takes over all of this.
+
+A line per task is written by hooks that are compiled into the tasks; at a level that does not show
+it there is no hook, and it costs nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from umbel import signals, states
+from umbel.bound import AfterHook, BeforeHook
+from umbel.config import Config
+from umbel.log import TaskFormatter, task_logger
+from umbel.message import Outcome
+from umbel.wire.saferepr import bounded_repr
+from umbel.wire.task import Request
+
+logger = logging.getLogger("umbel.worker")
+
+LOG_FORMAT = "[%(asctime)s: %(levelname)s/%(processName)s] %(message)s"
+TASK_LOG_FORMAT = (
+    "[%(asctime)s: %(levelname)s/%(processName)s] %(task_name)s[%(task_id)s]: %(message)s"
+)
+#: Levels that stand out on a terminal.
+_COLORS = {"DEBUG": "blue", "WARNING": "yellow", "ERROR": "red", "CRITICAL": "magenta"}
+
+
+def level_named(name: str) -> int:
+    """Return a level by its name, in any case, or its number; raises ValueError."""
+    number: Any = int(name) if name.isdecimal() else logging.getLevelName(name.upper())
+    if not isinstance(number, int):
+        raise ValueError(name)  # noqa: TRY004 -- a text that names no level
+    return number
+
+
+def set_up_logging(conf: Config, level: int, *, color: bool | None = None) -> None:
+    """Give umbel's loggers their handlers, once per process."""
+    facts: dict[str, Any] = {
+        "loglevel": level,
+        "logfile": None,
+        "format": conf.worker_log_format or LOG_FORMAT,
+        "colorize": sys.stderr.isatty() if color is None else color,
+    }
+    if signals.setup_logging.has_receivers():
+        signals.setup_logging.send(None, **facts)
+        return
+    own = logging.getLogger("umbel")
+    logged = logging.getLogger() if conf.worker_hijack_root_logger else own
+    _take_over(logged, facts["format"], facts)
+    if logged is not own:
+        own.setLevel(logging.NOTSET)
+    _take_over(task_logger, conf.worker_task_log_format or TASK_LOG_FORMAT, facts)
+    signals.after_setup_logger.send(None, logger=logged, **facts)
+    facts["format"] = conf.worker_task_log_format or TASK_LOG_FORMAT
+    signals.after_setup_task_logger.send(None, logger=task_logger, **facts)
+
+
+def _take_over(taken: logging.Logger, form: str, facts: Mapping[str, Any]) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter(form, color=facts["colorize"]))
+    taken.handlers[:] = [handler]
+    taken.setLevel(facts["loglevel"])
+    taken.propagate = False
+
+
+class _Formatter(TaskFormatter):
+    """Names the process, and colours what stands out."""
+
+    def __init__(self, form: str, *, color: bool) -> None:
+        super().__init__(form)
+        self._color = color
+        self._main = os.getpid()
+
+    def format(self, record: logging.LogRecord) -> str:
+        pid = os.getpid()
+        record.processName = "MainProcess" if pid == self._main else f"Worker-{pid}"
+        line = super().format(record)
+        shade = _COLORS.get(record.levelname) if self._color else None
+        return click.style(line, fg=shade) if shade else line
+
+
+def task_hooks(
+    tasks: Mapping[str, Any],
+) -> tuple[tuple[BeforeHook, ...], tuple[AfterHook, ...]]:
+    """Return what is to be compiled into every task, for the level that is set now."""
+    outcomes = _Outcomes(tasks)
+    if logger.isEnabledFor(logging.INFO):
+        return (_log_received,), (outcomes.log,)
+    if logger.isEnabledFor(logging.ERROR):
+        return (), (outcomes.log_failure,)
+    return (), ()
+
+
+def _log_received(request: Request) -> None:
+    logger.info("Task %s[%s] received", request.task, request.id, extra=_about(request))
+
+
+def _about(request: Request) -> dict[str, Any]:
+    return {"task_name": request.task, "task_id": request.id}
+
+
+class _Outcomes:
+    """Writes what became of each call. Shared by the threads that run tasks."""
+
+    def __init__(self, tasks: Mapping[str, Any]) -> None:
+        self._tasks = tasks
+
+    def log(self, request: Request, outcome: Outcome) -> None:
+        match outcome.state:
+            case states.SUCCESS:
+                self._log_success(request, outcome)
+            case states.FAILURE:
+                self.log_failure(request, outcome)
+            case states.RETRY:
+                _log(request, "retry: %s", _in_a_line(outcome.error))
+            case state:
+                _log(request, "%s: %s", state.lower(), _in_a_line(outcome.error))
+
+    def log_failure(self, request: Request, outcome: Outcome) -> None:
+        if outcome.state != states.FAILURE:
+            return
+        task, error = self._tasks.get(request.task), outcome.error
+        if error is not None and isinstance(error, tuple(getattr(task, "throws", None) or ())):
+            _log(request, "raised expected: %s", _in_a_line(error))
+            return
+        logger.error(
+            "Task %s[%s] failed after %.6fs: %s\n%s",
+            request.task,
+            request.id,
+            outcome.runtime,
+            _in_a_line(error),
+            (outcome.traceback or "").rstrip(),
+            extra=_about(request),
+        )
+
+    def _log_success(self, request: Request, outcome: Outcome) -> None:
+        size = getattr(self._tasks.get(request.task), "resultrepr_maxsize", 1024)
+        _log(request, "succeeded in %.6fs: %s", outcome.runtime, bounded_repr(outcome.value, size))
+
+
+def _log(request: Request, what: str, *facts: Any) -> None:
+    logger.info(f"Task %s[%s] {what}", request.task, request.id, *facts, extra=_about(request))  # noqa: G004 -- only the pattern is put together
+
+
+def _in_a_line(error: BaseException | None) -> str:
+    return bounded_repr(error, 1024)

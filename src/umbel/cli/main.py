@@ -1,0 +1,121 @@
+"""``umbel``: the table of commands, imported when first asked for, and how errors read.
+
+Every error is one line on stderr that begins with the command, and an exit code: 2 = what was asked
+makes no sense, 1 = it failed. ``--traceback`` or UMBEL_TRACEBACK=1 adds where it came from.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from types import MappingProxyType
+
+import click
+
+from umbel.cli.given import shared_options
+from umbel.exceptions import UmbelError
+from umbel.spelling import suggestion
+from umbel.version import VERSION
+
+#: Command -> its module, which has it as ``command``, and its line in the help.
+COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "worker": ("umbel.cli.worker", "Run the tasks of an application."),
+        "call": ("umbel.cli.call", "Send a task by its name; print its id."),
+        "result": ("umbel.cli.result", "Show what became of a task."),
+        "purge": ("umbel.cli.purge", "Delete the messages that wait in queues."),
+    }
+)
+FAILURE = 1
+USAGE = 2
+INTERRUPTED = 130
+
+
+class _Commands(click.Group):
+    """Commands that are imported when they are used, not to be listed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 -- click's signature
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 -- click's signature
+        if cmd_name not in COMMANDS:
+            return None
+        module, _ = COMMANDS[cmd_name]
+        found: click.Command = import_module(module).command
+        return found
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            hint = suggestion(args[0], COMMANDS)
+            raise click.UsageError(f"there is no command {args[0]!r}{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 -- click's signature
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, about) for name, (_, about) in COMMANDS.items()])
+
+
+@click.group(
+    "umbel",
+    cls=_Commands,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@shared_options
+@click.version_option(VERSION, message="umbel %(version)s")
+@click.pass_context
+def umbel_command(ctx: click.Context) -> None:
+    """Send tasks, run them, and see what becomes of them.
+
+    The options may stand before or after the command: `umbel -A tasks worker` is
+    `umbel worker -A tasks`. `umbel COMMAND --help` tells more.
+    """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; return its exit code, having reported what went wrong."""
+    try:
+        code = umbel_command.main(list(arguments), prog_name="umbel", standalone_mode=False)
+        return int(code or 0)
+    except click.Abort:
+        click.echo("umbel: stopped", err=True)
+        return INTERRUPTED
+    except click.UsageError as error:
+        return _report(arguments, error, _usage(error), USAGE)
+    except click.ClickException as error:
+        return _report(arguments, error, error.format_message(), error.exit_code)
+    except UmbelError as error:
+        return _report(arguments, error, str(error), FAILURE)
+    except Exception as error:  # noqa: BLE001 -- the last place that can make one line of it
+        return _report(arguments, error, f"{type(error).__name__}: {error}", FAILURE)
+
+
+def _usage(error: click.UsageError) -> str:
+    text = error.format_message().rstrip(".")
+    if error.ctx is None:
+        return text
+    path = error.ctx.command_path
+    return f"{text[:1].lower()}{text[1:]} (see {path} --help)"
+
+
+def _report(arguments: Sequence[str], error: BaseException, text: str, code: int) -> int:
+    if "--traceback" in arguments or os.environ.get("UMBEL_TRACEBACK"):
+        traceback.print_exception(error)
+    click.echo(f"umbel: {' '.join(text.split())}", err=True)
+    return code
+
+
+if __name__ == "__main__":
+    main()
