@@ -177,6 +177,8 @@ def strikes(seed: int) -> Generator[threading.Event]:
         signal.signal(signal.SIGUSR1, before)
 
 
+# What strikes in a destructor cannot be raised: Python only reports it.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_exceptions_that_strike_a_waiting_thread_anywhere_harm_nobody_else(
     bridge: ResultBridge, writer: Writer
 ) -> None:
