@@ -21,8 +21,10 @@ RANKS = {
     name: rank
     for rank, names in enumerate(
         (
-            "exceptions states clock ids values backoff telemetry topology project arguments spelling "
-            "models version",
+            (
+                "exceptions states clock ids values backoff telemetry topology project arguments "
+                "spelling models version"
+            ),
             "message schedules serializers security",
             "wire settings",
             "servers config",
