@@ -14,7 +14,7 @@ def exponential(
     jitter: bool = True,
     uniform: Callable[[float, float], float] = random.uniform,
 ) -> float:
-    """Return ``factor * 2**attempt`` seconds, at most ``maximum``; with jitter, a random part of it.
+    """Return ``factor * 2**attempt`` seconds, at most ``maximum``; with jitter, a part of it.
 
     ``attempt`` counts from 0. Full jitter, as described in the AWS architecture blog's
     "Exponential Backoff And Jitter".

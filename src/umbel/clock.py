@@ -10,7 +10,7 @@ class Clock(Protocol):
     """Wall time, monotonic time and sleep, all in seconds."""
 
     def now(self) -> float:
-        """Return the wall time, seconds since 1970 (for what is stored or compared across hosts)."""
+        """Return the wall time, seconds since 1970 (for what is shared across hosts)."""
         ...
 
     def monotonic(self) -> float:

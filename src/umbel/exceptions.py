@@ -103,7 +103,11 @@ class Ignore(TaskPredicate):
 class Reject(TaskPredicate):
     """The task refuses its message: with ``requeue`` it is delivered again, else dead-lettered."""
 
-    def __init__(self, reason: Any = None, requeue: bool = False) -> None:  # noqa: FBT001, FBT002 -- Celery's signature
+    def __init__(
+        self,
+        reason: Any = None,
+        requeue: bool = False,  # noqa: FBT001, FBT002 -- Celery's signature
+    ) -> None:
         super().__init__(reason, requeue)
         self.reason = reason
         self.requeue = requeue
@@ -122,7 +126,9 @@ class NotRegistered(TaskError, KeyError):  # noqa: N818 -- Celery's public name
 
     def __str__(self) -> str:
         """Name the task."""
-        return f"no task named {self.args[0]!r} is registered" if self.args else UmbelError.__str__(self)
+        if not self.args:
+            return UmbelError.__str__(self)
+        return f"no task named {self.args[0]!r} is registered"
 
 
 class AlreadyRegistered(TaskError):  # noqa: N818 -- Celery's public name
@@ -231,7 +237,7 @@ class QueueFull(TransportError):  # noqa: N818 -- states what happened
 
 
 class TopologyConflict(TransportError):  # noqa: N818 -- states what happened
-    """An exchange or queue of this name exists with other properties. Use another name or delete it."""
+    """One of this name exists with other properties. Use another name, or delete it."""
 
 
 class StorageError(TransportError):

@@ -1,4 +1,4 @@
-"""Identifiers: task ids as Celery's clients make them (the text of a random UUID), and names of nodes."""
+"""Identifiers: task ids as Celery's clients make them (a random UUID's text), names of nodes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ def node_name(name: str = "umbel@%h") -> str:
     """Expand Celery's node name patterns: %h host with domain, %n host's name, %d domain."""
     host = socket.gethostname()
     first, _, domain = host.partition(".")
-    expanded = name.replace("%h", host).replace("%n", first).replace("%d", domain).replace("%%", "%")
+    expanded = name.replace("%h", host).replace("%n", first).replace("%d", domain)
+    expanded = expanded.replace("%%", "%")
     return expanded if "@" in expanded else f"{expanded}@{host}"
 
 

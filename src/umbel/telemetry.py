@@ -1,4 +1,4 @@
-"""The one observer mechanism: components emit events, listeners make logs, metrics and tests of them.
+"""The one observer mechanism: components emit events, listeners make logs and metrics of them.
 
 ``emit("delivery.committed", count=3)`` costs one call and a loop over an empty tuple when nobody
 listens. Event names are dotted, facts are plain values. Emitting is for batches and for things that

@@ -1,7 +1,8 @@
-"""Exchanges, queues and bindings as the AMQP 0-9-1 model has them: values, and how a key is matched.
+"""Exchanges, queues and bindings of the AMQP 0-9-1 model: values, and how a key is matched.
 
 Servers without exchanges of their own (SQLite, Redis, memory) keep bindings and resolve a message's
-exchange and routing key to queues with the functions here, so that routing means the same everywhere.
+exchange and routing key to queues with the functions here, so that routing means the same
+everywhere.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """Where messages wait. ``exchange`` and ``routing_key`` are its first binding (none if both empty)."""
+    """Where messages wait. ``exchange`` and ``routing_key`` are its first binding, if not empty."""
 
     name: str
     exchange: Exchange = field(default_factory=Exchange)

@@ -131,7 +131,9 @@ def test_links_and_chains_follow_and_errbacks_are_told(app: Umbel) -> None:
     with running(app):
         first = add.apply_async((1, 2), link=add.s(10))
         assert first.get(timeout=5) == 3
-        (child,) = first.children or ()
+        children = first.children
+        assert children is not None
+        (child,) = children
         assert child.get(timeout=5) == 13
         failed = broken.apply_async(link_error=tell.s())
         assert seen.wait(5)
@@ -242,9 +244,8 @@ def test_what_waits_behind_a_long_task_is_given_back(app: Umbel) -> None:
             result.get(timeout=10)
         # When a long one comes with quick ones behind it
         with Probe() as probe:
-            messages = [long.s(), *(quick.s(n) for n in range(50))]
-            blocked = app.send_task(long.name)
-            results = [each.apply_async() for each in messages[1:]]
+            blocked = long.delay()
+            results = [quick.delay(n) for n in range(50)]
             # Then another worker gets those, without waiting
             with running(app):
                 assert [r.get(timeout=10) for r in results] == list(range(50))

@@ -1,4 +1,4 @@
-"""``open(url)``: from a URL to a server. The table of schemes; drivers are imported when first asked for."""
+"""``open(url)``: from a URL to a server; drivers are imported when first asked for."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def open(url: str, options: Mapping[str, Any] | None = None) -> Server:  # noqa:
     scheme = url.partition(":")[0].lower()
     if scheme not in SCHEMES:
         known = ", ".join(f"{name}://" for name in SCHEMES)
-        raise ImproperlyConfigured(f"cannot open {scheme!r}: expected a URL that begins with {known}")
+        raise ImproperlyConfigured(f"cannot open {scheme!r}: expected a URL beginning with {known}")
     module, extra = SCHEMES[scheme]
     try:
         opener = import_module(module).open_server

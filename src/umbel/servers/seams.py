@@ -58,7 +58,7 @@ class Depth:
 
 @dataclass(frozen=True, slots=True)
 class DeadConsumer:
-    """A consumer whose process is known to have died, and the ids of the messages it was running."""
+    """A consumer whose process is known to be dead, and the ids of the messages it was running."""
 
     consumer_id: str
     running: tuple[str, ...] = ()
@@ -92,8 +92,8 @@ class Transport(Protocol):
     def consume(self, queues: Sequence[str], *, consumer_id: str, lease: float) -> Consumer:
         """Begin a session that receives from these queues, earlier ones not preferred.
 
-        ``consumer_id`` is unique for ever. What the session holds is its own until it gives it back,
-        commits it, or its lease of ``lease`` seconds ends without being renewed.
+        ``consumer_id`` is unique for ever. What the session holds is its own until it gives it
+        back, commits it, or its lease of ``lease`` seconds ends without being renewed.
         """
         ...
 
@@ -106,8 +106,8 @@ class Transport(Protocol):
 
         Of each of ``dead``, what it was running is charged: one running message counts a crash,
         several become suspects uncounted; what it had not begun goes back free and first in its
-        queue. What consumers held whose lease ended goes back with a loss counted. The consumers are
-        fenced from then on: nothing they held can be committed.
+        queue. What consumers held whose lease ended goes back with a loss counted. The consumers
+        are fenced from then on: nothing they held can be committed.
         """
         ...
 
@@ -132,14 +132,14 @@ class Consumer(Protocol):
     """A session that receives. One thread owns it; ``wake`` may be called from any."""
 
     def receive(self, limit: int, timeout: float) -> list[Delivery]:
-        """Wait up to ``timeout`` seconds for the first message, then return at most ``limit`` at once.
+        """Wait at most ``timeout`` seconds for one message, then return up to ``limit`` at once.
 
-        Of what is due, higher priority comes first, then earlier sent. There is no moment in which a
-        message exists only in this process. Messages that were revoked or have expired are returned,
-        marked or not, so that their callers get an answer; bytes that are no message are returned
-        with ``problem``. Returns early, perhaps empty, after ``wake``.
-        Raises ConnectionLost; what the failed call had reserved is then returned by the next one, and
-        the session, with all it holds, goes on over a new connection.
+        Of what is due, higher priority comes first, then earlier sent. There is no moment in which
+        a message exists only in this process. Messages that were revoked or have expired are
+        returned, marked or not, so that their callers get an answer; bytes that are no message are
+        returned with ``problem``. Returns early, perhaps empty, after ``wake``.
+        Raises ConnectionLost; what the failed call had reserved is then returned by the next one,
+        and the session, with all it holds, goes on over a new connection.
         """
         ...
 
@@ -148,7 +148,7 @@ class Consumer(Protocol):
         ...
 
     def wake(self) -> None:
-        """Make a ``receive`` that waits return, or the next one not wait. Any thread, signal-safe."""
+        """Make a waiting ``receive`` return, or the next one not wait. Any thread, signal-safe."""
         ...
 
     def close(self) -> None:
@@ -168,7 +168,7 @@ class ResultStore(Protocol):
         ...
 
     def put(self, records: Sequence[ResultRecord]) -> None:
-        """Store all, in one round trip, and tell who watches. A stored SUCCESS is never replaced."""
+        """Store all in one round trip, and tell who watches. A stored SUCCESS is never replaced."""
         ...
 
     def get(self, task_ids: Sequence[str]) -> dict[str, bytes]:
