@@ -30,6 +30,8 @@ from umbel.wire.task import Request, TaskEncoder
 
 _now = SYSTEM_CLOCK.now
 _NOTHING: Mapping[str, Any] = {}
+#: Options that say where a call goes.
+_DIRECTING = frozenset({"queue", "exchange", "routing_key"})
 
 
 class BoundCall:
@@ -49,13 +51,13 @@ class BoundCall:
         "_publisher",
         "_reply_to",
         "_routes",
-        "_task",
         "_trail",
         "app",
         "eager",
         "name",
         "snapshot",
         "takes_detour",
+        "task",
         "zone",
     )
 
@@ -71,7 +73,8 @@ class BoundCall:
         self.eager: bool = values["task_always_eager"] and task is not None
         #: ``delay`` has to go through ``apply_async``.
         self.takes_detour = self.eager or (task is not None and task.sends_itself)
-        self._task = task
+        #: None if it is not here.
+        self.task = task
         self._parameters = parameters
         self._least = parameters.least if parameters else 0
         self._most = parameters.most if parameters else 1 << 60
@@ -99,7 +102,7 @@ class BoundCall:
     def _fixed_route(self) -> Route | None:
         if not self.app.router.is_static:
             return None
-        found = self.app.router.lookup(self.name, task=self._task)
+        found = self.app.router.lookup(self.name, task=self.task)
         if found.keys() - {"queue", "exchange", "routing_key", "exchange_type"}:
             return None
         return self.app.router.route({**found, **self._defaults})
@@ -145,72 +148,75 @@ class BoundCall:
         self, args: tuple[Any, ...], kwargs: dict[str, Any], options: Mapping[str, Any]
     ) -> AsyncResult[Any]:
         """Send a call with options of apply_async."""
-        message, route = self._prepared(args, kwargs, options)
+        request = current_request.get()
+        message, route = self.prepared(args, kwargs, options, request=request)
         self._publisher.publish(
             (message,),
             (route,),
             deadline_in=options.get("deadline_in"),
             policy=_policy(options),
         )
-        return self._sent(message, args, kwargs, options)
+        return self._sent(message, options, request)
 
     async def asend_with(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], options: Mapping[str, Any]
     ) -> AsyncResult[Any]:
         """Send a call without blocking the event loop."""
-        message, route = self._prepared(args, kwargs, options)
+        request = current_request.get()
+        message, route = self.prepared(args, kwargs, options, request=request)
         await self.app.courier.publish(
             (message,),
             (route,),
             deadline_in=options.get("deadline_in"),
             policy=_policy(options),
         )
-        return self._sent(message, args, kwargs, options)
-
-    def _prepared(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], options: Mapping[str, Any]
-    ) -> tuple[Message, Route]:
-        self.check(args, kwargs)
-        if self._has_models:
-            args = tuple(dump(value) for value in args)
-            kwargs = {name: dump(value) for name, value in kwargs.items()}
-        message, route = self.message(args, kwargs, options, request=current_request.get())
-        # Receivers may change the headers, which are not sent yet.
-        before_task_publish.send(
-            self.name,
-            body=(args, kwargs),
-            exchange=message.exchange,
-            routing_key=message.routing_key,
-            headers=message.headers,
-            properties=message.properties or {},
-            declare=list(route.topology.queues),
-            retry_policy=options.get("retry_policy"),
-        )
-        return message, route
+        return self._sent(message, options, request)
 
     def _sent(
-        self,
-        message: Message,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        options: Mapping[str, Any],
+        self, message: Message, options: Mapping[str, Any], request: Request | None
     ) -> AsyncResult[Any]:
-        after_task_publish.send(
-            self.name,
-            headers=message.headers,
-            body=(args, kwargs),
-            exchange=message.exchange,
-            routing_key=message.routing_key,
-        )
-        result: AsyncResult[Any] = AsyncResult(message.id, app=self.app)
-        ignored = options.get("ignore_result")
-        result.ignored = self._ignored if ignored is None else bool(ignored)
-        request = current_request.get()
+        tell_published((message,))
+        result = self.result(message.id, options)
         if request is not None and self._trail and options.get("add_to_parent", True):
             request.children.append(result)
         return result
 
+    def result(self, task_id: str, options: Mapping[str, Any]) -> AsyncResult[Any]:
+        """Return the result object of a call with these options."""
+        result: AsyncResult[Any] = AsyncResult(task_id, app=self.app)
+        ignored = options.get("ignore_result")
+        result.ignored = self._ignored if ignored is None else bool(ignored)
+        return result
+
     # --- messages
+
+    def prepared(
+        self,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: Mapping[str, Any],
+        *,
+        request: Request | None,
+    ) -> tuple[Message, Route]:
+        """Return the message of a call made here: checked, and shown to receivers of signals."""
+        self.check(args, kwargs)
+        if self._has_models:
+            args = tuple(dump(value) for value in args)
+            kwargs = {name: dump(value) for name, value in kwargs.items()}
+        message, route = self.message(args, kwargs, options, request=request)
+        if before_task_publish.receivers:
+            # They may change the headers, which are not sent yet; nothing else.
+            before_task_publish.send(
+                self.name,
+                body=(args, kwargs, {}),
+                exchange=message.exchange,
+                routing_key=message.routing_key,
+                headers=message.headers,
+                properties=message.properties or {},
+                declare=list(route.topology.queues),
+                retry_policy=options.get("retry_policy"),
+            )
+        return message, route
 
     def message(
         self,
@@ -224,47 +230,58 @@ class BoundCall:
 
         Options that do not exist are ignored: they may have come from elsewhere.
         """
-        merged = {**self._defaults, **{k: v for k, v in options.items() if v is not None}}
+        if None in options.values():  # says as much as nothing
+            options = {name: value for name, value in options.items() if value is not None}
+        merged = {**self._defaults, **options}
         if self._names_calls and "shadow" not in merged:
-            task: Any = self._task
+            task: Any = self.task
             merged["shadow"] = task.shadow_name(args, kwargs, options)
-        route = self._routes[0] if self._routes and not _directed(options) else None
+        route = self._routes[0] if self._routes and _DIRECTING.isdisjoint(options) else None
         if route is None:
-            found = self.app.router.lookup(
-                self.name, args, kwargs, options=options, task=self._task
-            )
+            router = self.app.router
+            found = router.lookup(self.name, args, kwargs, options=options, task=self.task)
             merged = {**found, **merged}
-            route = self.app.router.route(merged)
+            route = router.route(merged)
         if self._inherits_priority and request is not None and "priority" not in merged:
             merged["priority"] = (request.delivery_info or _NOTHING).get("priority")
         sent_at = _now()
-        encoded = expand(merged, now=sent_at, zone=self.zone)
-        encoded["exchange"] = route.exchange
-        encoded["routing_key"] = route.routing_key
-        task_id = options.get("task_id") or new_id()
-        root_id = options.get("root_id") or (request.root_id if request else None)
-        parent_id = options.get("parent_id") or (request.id if request else None)
+        expand(merged, now=sent_at, zone=self.zone)
+        merged["exchange"] = route.exchange
+        merged["routing_key"] = route.routing_key
         message = self._encoder.encode(
             tuple(args),
             dict(kwargs),
-            id=task_id,
+            id=options.get("task_id") or new_id(),
             sent_at=sent_at,
             reply_to=self._reply_to,
-            root_id=root_id,
-            parent_id=parent_id,
-            options=encoded,
+            root_id=options.get("root_id") or (request.root_id if request else None),
+            parent_id=options.get("parent_id") or (request.id if request else None),
+            options=merged,
         )
         return message, route
 
     def changes(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return options as the encoder takes them, for a retry that changes them."""
-        encoded = expand(options, now=_now(), zone=self.zone)
-        if _directed(options):
+        encoded = expand(dict(options), now=_now(), zone=self.zone)
+        if not _DIRECTING.isdisjoint(options):
             route = self.app.router.route(options)
             self._publisher.declare(route)
             encoded["exchange"] = route.exchange
             encoded["routing_key"] = route.routing_key
         return encoded
+
+
+def tell_published(messages: Sequence[Message]) -> None:
+    """Tell receivers of ``after_task_publish``, if there are any."""
+    if after_task_publish.receivers:
+        for message in messages:
+            after_task_publish.send(
+                message.headers.get("task"),
+                headers=message.headers,
+                body=message.body,
+                exchange=message.exchange,
+                routing_key=message.routing_key,
+            )
 
 
 def _defaults(task: Any, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -297,10 +314,6 @@ def _encoder(
 def _option(task: Any, values: Mapping[str, Any], name: str) -> Any:
     value = getattr(task, name, None)
     return values[f"task_{name}"] if value is None else value
-
-
-def _directed(options: Mapping[str, Any]) -> bool:
-    return any(options.get(name) is not None for name in ("queue", "exchange", "routing_key"))
 
 
 def _policy(options: Mapping[str, Any]) -> RetryPolicy | None:

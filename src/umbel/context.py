@@ -58,19 +58,26 @@ class Sender(Protocol):
 
 
 class Caller(Protocol):
-    """What makes the messages of one task (see ``umbel.calling``)."""
+    """What makes the messages of one task (see ``umbel.calling.BoundCall``)."""
 
-    eager: bool
+    #: The task, if it is here.
+    task: Any
+    #: Its calls have to go through its ``apply_async``.
+    takes_detour: bool
 
-    def message(
+    def prepared(
         self,
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
         options: Mapping[str, Any],
         *,
-        request: Request | None = None,
+        request: Request | None,
     ) -> tuple[Message, Route]:
-        """Return the message of a call and where it goes."""
+        """Return the message of a call made here, and where it goes."""
+        ...
+
+    def result(self, task_id: str, options: Mapping[str, Any]) -> Any:
+        """Return the result object of a call with these options."""
         ...
 
 

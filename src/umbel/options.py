@@ -77,9 +77,8 @@ def check_names(options: Mapping[str, Any]) -> None:
         raise TypeError(f"apply_async() has no option {name!r}{suggestion(name, KNOWN)}")
 
 
-def expand(options: Mapping[str, Any], *, now: float, zone: dt.tzinfo | None) -> dict[str, Any]:
-    """Return the options as the encoder takes them: times as wall seconds, stamps collected."""
-    found = dict(options)
+def expand(found: dict[str, Any], *, now: float, zone: dt.tzinfo | None) -> dict[str, Any]:
+    """Make options what the encoder takes, in place: times as wall seconds, stamps collected."""
     countdown, eta = found.pop("countdown", None), found.pop("eta", None)
     if countdown is not None:
         found["not_before"] = now + _seconds("countdown", countdown)

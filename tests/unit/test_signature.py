@@ -11,9 +11,21 @@ from typing import Any
 import pytest
 
 from tests.unit import sent
-from umbel import GroupResult, Signature, Task, Umbel, chain, group, maybe_signature, signature
+from umbel import (
+    GroupResult,
+    Signature,
+    Task,
+    Umbel,
+    chain,
+    group,
+    maybe_signature,
+    signals,
+    signature,
+)
 from umbel.canvas import primitives
+from umbel.context import current_request
 from umbel.servers.seams import Transport
+from umbel.wire.task import Request
 
 AddTask = Task[..., int]
 
@@ -303,6 +315,47 @@ def test_a_chain_in_a_group(add: AddTask, app: Umbel) -> None:
     (last,) = first.chain or []
     assert last["options"]["group_id"] == result.id
     assert last["options"]["task_id"] == result.results[0].id
+
+
+def test_members_are_checked_told_of_and_sent_as_their_task_wants(add: AddTask, app: Umbel) -> None:
+    with pytest.raises(TypeError, match=r"add\(\)"):
+        group([add.s(1), add.s(1, 2, 3)]).apply_async()
+    assert sent.messages(app) == []
+
+    def before(headers: dict[str, Any], **_: Any) -> None:
+        headers["trace"] = "t"
+
+    signals.before_task_publish.connect(before, sender="add")
+    try:
+        group([add.s(1), chain(add.s(1), add.s(2))]).apply_async(queue="q")
+    finally:
+        signals.before_task_publish.disconnect(before, sender="add")
+    found = sent.requests(app, "q")
+    assert [each.headers for each in found] == [{"trace": "t"}] * 2
+    (last,) = found[1].chain or []
+    assert last["options"]["queue"] == "q"
+
+    class Own(Task[..., Any]):
+        def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+            return super().apply_async((*args, "own"), kwargs, **options)
+
+    @app.task(base=Own)
+    def own(x: int, mark: str = "") -> None: ...
+
+    result = group([own.s(1)]).apply_async()
+    request = sent.request(app)
+    assert (request.args, request.group) == ([1, "own"], result.id)
+
+
+def test_children_of_a_task_are_groups_and_chains_too(add: AddTask, app: Umbel) -> None:
+    running = Request(id="parent", task="t", root_id="root")
+    token = current_request.set(running)
+    try:
+        results: list[Any] = [group([add.s(1)]).apply_async(), (add.s(1) | add.s(2)).delay()]
+    finally:
+        current_request.reset(token)
+    assert running.children == results
+    assert {(each.parent_id, each.root_id) for each in sent.requests(app)} == {("parent", "root")}
 
 
 def test_what_comes_with_the_whole_canvas(add: AddTask) -> None:

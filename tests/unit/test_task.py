@@ -541,7 +541,7 @@ def test_receivers_may_add_headers(app: Umbel) -> None:
     finally:
         signals.before_task_publish.disconnect(before, sender=add.name)
         signals.after_task_publish.disconnect(after, sender=add.name)
-    assert told == [(add.name, ((1,), {})), (add.name, result.id)]
+    assert told == [(add.name, ((1,), {}, {})), (add.name, result.id)]
     assert [each.headers for each in sent.requests(app)] == [None, {"trace": "t"}]
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self, TypeVar, overload
 
+from umbel.calling import tell_published
 from umbel.canvas.signature import Signature, kind, listed_signatures, maybe_signature
-from umbel.context import Application, current_request
+from umbel.context import Application, Caller, current_request
 from umbel.ids import new_id
 from umbel.message import Message
 from umbel.result import AsyncResult, GroupResult
 from umbel.routing import Route
-from umbel.wire.task import Request
 
 R = TypeVar("R")
 G = TypeVar("G", bound=Signature[Any])
@@ -95,28 +95,20 @@ class group(Signature[list[R]]):  # noqa: N801 -- Celery's public name
         merged = {**self.options, **options}
         given = (merged.pop("task_id", None), merged.pop("group_id", None))
         group_id: str = given[0] or given[1] or new_id()
-        request = current_request.get()
+        outbox = _Outbox(app)
         results: list[AsyncResult[R]] = []
-        members = self._frozen(group_id, (args, kwargs, merged), results)
-        _publish(app, (first_message(member, request) for member in members))
+        for index, each in enumerate(self.kwargs["tasks"]):
+            member = maybe_signature(each, self.given_app)
+            about = {**merged, "group_id": group_id, "group_index": index}
+            results.append(outbox.put(member, args, kwargs, about))
+        outbox.flush()
         result: GroupResult[R] = GroupResult(group_id, results, app=app)
-        if request is not None:
-            request.children.append(result)
+        outbox.note(result)
         return result
 
     def __call__(self, *args: Any, **options: Any) -> GroupResult[R]:  # type: ignore[override]
         """Send every member."""
         return self.apply_async(args, **options)
-
-    def _frozen(
-        self, group_id: str, call: tuple[Any, Any, dict[str, Any]], results: list[AsyncResult[R]]
-    ) -> Iterator[Signature[R]]:
-        """Yield copies of the members with their ids, and keep the results of what was yielded."""
-        args, kwargs, options = call
-        for index, each in enumerate(self.kwargs["tasks"]):
-            member = maybe_signature(each, self.given_app).clone(args, kwargs, **options)
-            results.append(member.freeze(group_id=group_id, group_index=index))
-            yield member
 
     def apply(
         self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
@@ -213,7 +205,7 @@ class chain(Signature[R]):  # noqa: N801 -- Celery's public name
     @property
     def app(self) -> Application:
         """The application that sends it: its first link's, unless it was given one."""
-        return self.given_app or self.tasks[0].app
+        return self.given_app or (self.tasks[0].app if self.tasks else super().app)
 
     def freeze(  # type: ignore[override]
         self, _id: str | None = None, *, group_id: str | None = None, **fields: Any
@@ -239,24 +231,22 @@ class chain(Signature[R]):  # noqa: N801 -- Celery's public name
         self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> AsyncResult[R]:
         """Send the first link, which carries the others; return the result of the last."""
-        sent = self._prepared(args, kwargs, {**self.options, **options})
+        merged = {**self.options, **options}
         app = self.app
         if app.conf.task_always_eager:
-            eager: AsyncResult[R] = sent.apply()
+            eager: AsyncResult[R] = self.prepared(args, kwargs, merged).apply()
             return eager
-        result = sent.freeze()
-        request = current_request.get()
-        message, route = first_message(sent, request)
-        app.publisher.publish((message,), (route,))
-        if request is not None:
-            request.children.append(result)
+        outbox = _Outbox(app)
+        result = outbox.put(self, args, kwargs, merged)
+        outbox.flush()
+        outbox.note(result)
         return result
 
     def __call__(self, *args: Any, **kwargs: Any) -> AsyncResult[R]:  # type: ignore[override]
         """Send it."""
         return self.apply_async(args, kwargs)
 
-    def _prepared(
+    def prepared(
         self, args: Sequence[Any], kwargs: Mapping[str, Any] | None, options: dict[str, Any]
     ) -> chain[R]:
         """Return a copy whose links have what a call of the chain adds."""
@@ -318,31 +308,66 @@ def _with_tasks(made: G) -> G:
     return made
 
 
-def _publish(app: Application, calls: Iterable[tuple[Message, Route]]) -> None:
-    """Publish in slices, each in one call."""
-    pending: list[Message] = []
-    routes: dict[tuple[str, ...], Route] = {}
-    for message, route in calls:
-        pending.append(message)
-        routes[route.needs] = route
-        if len(pending) >= SLICE:
-            app.publisher.publish(pending, tuple(routes.values()))
-            pending = []
-    if pending:
-        app.publisher.publish(pending, tuple(routes.values()))
+class _Outbox:
+    """Sends the parts of one workflow in slices, each in one publish call."""
 
+    def __init__(self, app: Application) -> None:
+        self._app = app
+        self._request = current_request.get()
+        self._calls: dict[str, Caller] = {}
+        self._messages: list[Message] = []
+        self._routes: dict[tuple[str, ...], Route] = {}
 
-def first_message(sig: Signature[Any], request: Request | None) -> tuple[Message, Route]:
-    """Return the message that sends a frozen task or chain, and where it goes."""
-    if isinstance(sig, group):
-        raise NotImplementedError(_NESTED)
-    if isinstance(sig, chain):
+    def put(
+        self,
+        sig: Signature[R],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any] | None,
+        options: dict[str, Any],
+    ) -> AsyncResult[R]:
+        """Send a task or chain, with further arguments and options, now or with the next slice."""
+        if isinstance(sig, group):
+            raise NotImplementedError(_NESTED)
+        if isinstance(sig, chain):
+            return self._put_chain(sig.prepared(args, kwargs, options))
+        return self._put_task(sig.task, *sig.merged(args, kwargs, options))
+
+    def _put_chain(self, sig: chain[R]) -> AsyncResult[R]:
         first, *rest = sig.tasks
         if any(isinstance(each, group) for each in sig.tasks):
             raise NotImplementedError(_NESTED)
-        chained = list(reversed(rest)) or None
-        options = {**first.options, "chain": chained}
-    else:
-        first, options = sig, sig.options
-    call = sig.app.call_for(first.task)
-    return call.message(first.args, first.kwargs, options, request=request)
+        result = sig.freeze()
+        options = {**first.options, "chain": rest[::-1] or None}
+        self._put_task(first.task, first.args, first.kwargs, options)
+        return result
+
+    def _put_task(
+        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], options: dict[str, Any]
+    ) -> AsyncResult[Any]:
+        call = self._calls.get(name)
+        if call is None:
+            call = self._calls[name] = self._app.call_for(name)
+        if call.takes_detour:
+            sent: AsyncResult[Any] = call.task.apply_async(
+                args, kwargs, **{**options, "add_to_parent": False}
+            )
+            return sent
+        message, route = call.prepared(args, kwargs, options, request=self._request)
+        self._messages.append(message)
+        self._routes[route.needs] = route
+        if len(self._messages) >= SLICE:
+            self.flush()
+        result: AsyncResult[Any] = call.result(message.id, options)
+        return result
+
+    def flush(self) -> None:
+        """Send what was put."""
+        if self._messages:
+            sent, self._messages = self._messages, []
+            self._app.publisher.publish(sent, tuple(self._routes.values()))
+            tell_published(sent)
+
+    def note(self, result: Any) -> None:
+        """Count what was sent among the children of the task that runs here."""
+        if self._request is not None:
+            self._request.children.append(result)

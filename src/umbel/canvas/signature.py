@@ -132,7 +132,7 @@ class Signature(dict[str, Any], Generic[R]):
         self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> AsyncResult[R]:
         """Send it, with further arguments and options."""
-        merged_args, merged_kwargs, merged = self._merge(args, kwargs, options)
+        merged_args, merged_kwargs, merged = self.merged(args, kwargs, options)
         app = self.app
         task = app.tasks.get(self.task)  # its apply_async may be its own
         send = partial(app.send_task, self.task) if task is None else task.apply_async
@@ -143,12 +143,12 @@ class Signature(dict[str, Any], Generic[R]):
         self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> Any:
         """Run it here and now; return an EagerResult."""
-        merged_args, merged_kwargs, merged = self._merge(args, kwargs, options)
+        merged_args, merged_kwargs, merged = self.merged(args, kwargs, options)
         return self.type.apply(merged_args, merged_kwargs, **merged)
 
     def __call__(self, *args: Any, **kwargs: Any) -> R:
         """Call the task's function here, with these arguments in front."""
-        merged_args, merged_kwargs, _ = self._merge(args, kwargs, {})
+        merged_args, merged_kwargs, _ = self.merged(args, kwargs, {})
         value: R = self.type(*merged_args, **merged_kwargs)
         return value
 
@@ -174,7 +174,7 @@ class Signature(dict[str, Any], Generic[R]):
         self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> Self:
         """Return a copy with further arguments and options."""
-        merged_args, merged_kwargs, merged = self._merge(args, kwargs, options)
+        merged_args, merged_kwargs, merged = self.merged(args, kwargs, options)
         copy = type(self).__new__(type(self))
         dict.__init__(copy, self)
         copy.given_app = self.given_app
@@ -199,9 +199,10 @@ class Signature(dict[str, Any], Generic[R]):
             copy["options"] = dict(options)
         return copy
 
-    def _merge(
+    def merged(
         self, args: Sequence[Any], kwargs: Mapping[str, Any] | None, options: Mapping[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, Any]]:
+        """Return its arguments and options with further ones."""
         merged = {**self.options, **options}
         if self.immutable:
             return self.args, dict(self.kwargs), merged
