@@ -80,6 +80,19 @@ class WorkerOptions:
     after: tuple[AfterHook, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a supervisor must know of a worker; all that it needs no application for."""
+
+    node: str
+    #: Children that run tasks.
+    processes: int
+    #: Tasks that one child runs at a time, at most.
+    entries: int
+    #: Seconds that running tasks have at a warm shutdown.
+    patience: float
+
+
 class Worker:
     """A worker of an application, ready to run. The main thread owns it."""
 
@@ -99,17 +112,17 @@ class Worker:
         """Run until a signal ends it; return the exit code."""
         if self.pool == "solo":
             return self._run_solo(on_ready)
-        children = self.concurrency if self._in_processes else 1
-        board = Board(2 * children + 4, entries=self._lanes + ASYNC_CONCURRENCY)
-        plan = SupervisorPlan(
-            board=board,
-            concurrency=children,
-            child_main=self._child_main,
-            node_main=lambda wake_fd: self._node_main(board, wake_fd),
+        return supervise(self.shape, lambda: self, on_ready)
+
+    @property
+    def shape(self) -> Shape:
+        """What its supervisor must know."""
+        return Shape(
+            node=self.node,
+            processes=self.concurrency if self._in_processes else 1,
+            entries=self._lanes + ASYNC_CONCURRENCY,
             patience=self._patience,
-            on_ready=on_ready,
         )
-        return Supervisor(plan).run()
 
     def make_engine(
         self, slot: Slot, parent_lives: Callable[[], bool], *, servers: Servers | None = None
@@ -167,7 +180,8 @@ class Worker:
             for name, task in self.app.tasks.items()
         }
 
-    def _child_main(self, slot: Slot, ready_fd: int) -> None:
+    def child_main(self, slot: Slot, ready_fd: int) -> None:
+        """Be a child of the supervisor; does not return."""
         plan = ChildPlan(
             make_engine=self.make_engine,
             patience=self._patience,
@@ -177,7 +191,8 @@ class Worker:
         )
         run_child(plan, slot)
 
-    def _node_main(self, board: Board, wake_fd: int) -> None:
+    def node_main(self, board: Board, wake_fd: int) -> None:
+        """Be the node of the supervisor's children."""
         node = self.make_node(board)
         signal.signal(signal.SIGTERM, lambda _signum, _frame: node.stop())
         parent = os.getppid()
@@ -206,6 +221,23 @@ class Worker:
         )
         run_child(plan, slot)
         return 0
+
+
+def supervise(shape: Shape, make_worker: Callable[[], Worker], on_ready: Callable[[], None]) -> int:
+    """Run a worker's processes until a signal ends them; return the exit code.
+
+    ``make_worker`` is called in each forked process.
+    """
+    board = Board(2 * shape.processes + 4, entries=shape.entries)
+    plan = SupervisorPlan(
+        board=board,
+        concurrency=shape.processes,
+        child_main=lambda slot, ready_fd: make_worker().child_main(slot, ready_fd),
+        node_main=lambda wake_fd: make_worker().node_main(board, wake_fd),
+        patience=shape.patience,
+        on_ready=on_ready,
+    )
+    return Supervisor(plan).run()
 
 
 def _chosen_queues(router: Router, node: str, options: WorkerOptions) -> tuple[Queue, ...]:
