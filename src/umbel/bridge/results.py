@@ -204,6 +204,8 @@ class ResultBridge:
                     self._read(waiter, left)
                 else:
                     waiter.sleep(left)
+            if self._leader is waiter and not self._asleep:
+                self._forget_gone()
             intact = True
         finally:
             try:
@@ -263,8 +265,6 @@ class ResultBridge:
             if self._leads(caretaker):
                 self._forget_gone()
             intact = True
-        except ConnectionLost:
-            pass
         finally:
             try:
                 self._step_down(caretaker, intact=intact)
@@ -273,11 +273,21 @@ class ResultBridge:
                 raise
 
     def _forget_gone(self) -> None:
-        if self._watch is not None:
-            self._synced()
-        else:
+        """Tell the watch, as its leader. If the connection is lost, it will not ask again."""
+        if self._watch is None:
             with self._mutex:
                 self._gone.clear()
+        elif self._gone:
+            try:
+                self._synced()
+            except ConnectionLost:
+                self._drop_watch()
+
+    def _drop_watch(self) -> None:
+        with self._mutex:
+            lost, self._watch = self._watch, None
+        if lost is not None:
+            _close(lost)
 
     # --- who leads
 
@@ -313,6 +323,9 @@ class ResultBridge:
 
         In this order: if an exception strikes in between, it is awake, or nobody was appointed.
         """
+        if not self._asleep:
+            self._leader = None
+            return
         chosen = next((each for each in self._asleep if not each.due()), None)
         if chosen is not None:
             chosen.rouse()
@@ -347,7 +360,7 @@ class ResultBridge:
         if watch is None:
             watch = self._open()
         with self._mutex:
-            new = [each for each in self._new if each in self._waiting]
+            new = list(self._new & self._waiting.keys()) if self._new else ()
             gone = list(self._gone)
             self._new.clear()
             self._gone.clear()
@@ -379,7 +392,7 @@ class ResultBridge:
                     del self._asleep[waiter]
             if passive:
                 self._tell_passive(passive)
-            self._release_reader()
+                self._release_reader()
 
     def _tell_passive(self, waiters: list[Passive]) -> None:
         by_bell: dict[Bell, list[Passive]] = {}
@@ -416,10 +429,7 @@ class ResultBridge:
 
     def _endure(self, leader: Sleeper, timeout: float, error: ConnectionLost) -> None:
         """Drop the lost watch; give up, or pause before the next attempt."""
-        with self._mutex:
-            lost, self._watch = self._watch, None
-        if lost is not None:
-            _close(lost)
+        self._drop_watch()
         now = self._monotonic()
         if self._lost_at is None:
             self._lost_at = now
