@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from umbel.exceptions import (
+    ImproperlyConfigured,
     TimeoutError,  # noqa: A004 -- ours
     TopologyConflict,
     TransportError,
@@ -180,6 +181,11 @@ def unroutable(message: Message) -> str:
 def _declare_exchange(space: Space, exchange: Exchange) -> None:
     if not exchange.name:
         return
+    if exchange.type not in CAPABILITIES.exchange_types:
+        raise ImproperlyConfigured(
+            f"exchange {exchange.name!r} is of type {exchange.type!r}; memory:// has"
+            f" {', '.join(sorted(CAPABILITIES.exchange_types))}"
+        )
     existing = space.exchanges.setdefault(exchange.name, exchange)
     if existing != exchange:
         raise TopologyConflict(f"exchange {exchange.name!r} exists as {existing}, not {exchange}")

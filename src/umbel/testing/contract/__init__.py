@@ -37,6 +37,7 @@ pytest.register_assert_rewrite(
             "leases",
             "ledger",
             "model",
+            "process",
             "results",
             "stage",
             "transport",
@@ -51,6 +52,7 @@ from umbel.testing.contract.faults import FaultContract  # noqa: E402
 from umbel.testing.contract.leases import LeaseContract  # noqa: E402
 from umbel.testing.contract.ledger import LedgerContract  # noqa: E402
 from umbel.testing.contract.model import ModelContract  # noqa: E402
+from umbel.testing.contract.process import ProcessContract  # noqa: E402
 from umbel.testing.contract.results import ResultContract  # noqa: E402
 from umbel.testing.contract.stage import Backend, Stage  # noqa: E402
 from umbel.testing.contract.transport import TransportContract  # noqa: E402
@@ -64,6 +66,7 @@ __all__ = [
     "LeaseContract",
     "LedgerContract",
     "ModelContract",
+    "ProcessContract",
     "ResultContract",
     "ServerContract",
     "Stage",
@@ -81,5 +84,6 @@ class ServerContract(
     LedgerContract,
     ModelContract,
     FaultContract,
+    ProcessContract,
 ):
     """All that a server with a ledger of its own promises."""

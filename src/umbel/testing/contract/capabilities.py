@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
+import pytest
+
+from umbel.exceptions import UmbelError
+from umbel.ids import new_id
 from umbel.servers.seams import Capabilities
 from umbel.testing.contract.stage import Stage, Suite
+from umbel.topology import Exchange, Topology
 
 _AMQP = frozenset({"direct", "topic", "fanout"})
 
@@ -69,8 +76,18 @@ class CapabilitiesContract(Suite):
     def test_commit_is_atomic_or_ordered(self, stage: Stage) -> None:
         assert stage.transport.capabilities.commit in ("atomic", "ordered")
 
-    def test_display_url_is_text_for_banners(self, stage: Stage) -> None:
+    def test_display_url_is_without_the_password(self, stage: Stage) -> None:
         assert "://" in stage.server.display_url
+        password = urlsplit(stage.backend.url).password
+        assert not password or f":{password}@" not in stage.server.display_url
+
+    def test_exchange_types_it_cannot_do_are_refused(self, stage: Stage) -> None:
+        exchange = Exchange(f"x-{new_id()}", "headers")
+        if "headers" in stage.transport.capabilities.exchange_types:
+            stage.transport.declare(Topology(exchanges=(exchange,)))
+        else:
+            with pytest.raises(UmbelError, match="headers"):
+                stage.transport.declare(Topology(exchanges=(exchange,)))
 
     def test_closing_a_server_again_changes_nothing(self, stage: Stage) -> None:
         server = stage.open()

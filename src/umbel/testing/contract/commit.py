@@ -137,6 +137,16 @@ class CommitContract(Suite):
         assert stage.drain(other) == []
         assert len(stage.drain(queue)) == 1
 
+    def test_stale_deliveries_are_reported_as_they_were_given(
+        self, stage: Stage, queue: str
+    ) -> None:
+        stage.send(queue, 3)
+        consumer = stage.consumer(queue)
+        held = stage.take(consumer, 3)
+        consumer.give_back(held[1:])
+        stale = stage.acknowledge(*held).stale
+        assert [id(each) for each in stale] == [id(each) for each in held[1:]]
+
     def test_every_ending_is_fenced(self, stage: Stage, queue: str) -> None:
         sent = stage.send(queue, len(Ending))
         consumer_id, consumer = stage.session(queue)

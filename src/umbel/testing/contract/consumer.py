@@ -72,6 +72,20 @@ class ConsumerContract(Suite):
         assert delivery.problem is None
         assert delivery.queue == queue
 
+    def test_bytes_that_are_no_message_are_received_with_their_problem(
+        self, stage: Stage, queue: str
+    ) -> None:
+        if stage.backend.spoil is None:
+            return
+        stage.backend.spoil(queue)
+        sent = stage.send(queue)
+        spoilt, sound = stage.take(stage.consumer(queue), 2)
+        assert spoilt.problem
+        assert sound.problem is None
+        assert sound.message.id == sent[0]
+        stage.acknowledge(spoilt, sound)
+        assert stage.drain(queue) == []
+
     def test_a_consumer_receives_from_all_its_queues(self, stage: Stage) -> None:
         queues = [stage.queue() for _ in range(3)]
         sent = [stage.send(queue)[0] for queue in queues]

@@ -73,6 +73,20 @@ class LeaseContract(Suite):
         assert sum(handle.transport.recover() for handle in handles) == 1
         assert len(stage.drain(queue)) == 1
 
+    def test_recover_by_many_at_once_gives_back_each_message_once(
+        self, stage: Stage, queue: str
+    ) -> None:
+        sent = stage.send(queue, 20)
+        for _ in range(4):
+            stage.take(stage.consumer(queue, lease=stage.short), 5)
+        stage.lapse(stage.short * 1.1)
+        handles = [stage.open().transport for _ in range(4)]
+        joins = [in_thread(handle.recover) for handle in handles]
+        assert sum(join() for join in joins) == 20
+        got = stage.drain(queue)
+        assert sorted(ids(got)) == sorted(sent)
+        assert {each.losses for each in got} == {1}
+
     # --- death
 
     def test_one_running_message_is_charged_with_the_crash(self, stage: Stage, queue: str) -> None:

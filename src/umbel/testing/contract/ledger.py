@@ -153,6 +153,16 @@ class LedgerContract(Suite):
         assert stage.ledger.acquire(name, "a", lease=LONG) is not None
         assert stage.open_ledger().acquire(name, "b", lease=LONG) is None
 
+    def test_of_many_who_take_a_lease_at_once_one_gets_it(self, stage: Stage) -> None:
+        name = f"lease-{new_id()}"
+        ledgers = [stage.open_ledger() for _ in range(4)]
+        joins = [
+            in_thread(ledgers[number % 4].acquire, name, f"holder-{number}", lease=LONG)
+            for number in range(8)
+        ]
+        tokens = [join() for join in joins]
+        assert len([token for token in tokens if token is not None]) == 1
+
     def test_renewing_keeps_the_token_and_extends_the_lease(self, stage: Stage) -> None:
         name = f"lease-{new_id()}"
         token = stage.ledger.acquire(name, "a", lease=stage.short)

@@ -59,6 +59,8 @@ class Backend:
     patience: float = PATIENCE
     #: Other processes reach the same server by this URL.
     across_processes: bool = True
+    #: Puts bytes that are no message into a queue, where a server takes such; None = it cannot.
+    spoil: Callable[[str], None] | None = None
     #: How many random histories the model-based test plays.
     histories: int = 30
     #: What to put around each server that is opened, e.g. a fault injector.
