@@ -24,7 +24,7 @@ from umbel.config import Config, Snapshot, import_named
 from umbel.exceptions import ImproperlyConfigured
 from umbel.message import Message
 from umbel.opened import Opened, Servers
-from umbel.options import CallOptions, check_names
+from umbel.options import CallOptions, call_arguments, check_names
 from umbel.publisher import ONCE, Publisher, RetryPolicy
 from umbel.registry import AnyTask, TaskRegistry
 from umbel.routing import Route, Router
@@ -215,8 +215,8 @@ class Umbel:
         check_names(options)
         call = self.call_for(name)
         if call.eager and name in self.tasks:
-            return eager.send(self.tasks[name], tuple(args or ()), dict(kwargs or {}), options)
-        return call.send_with(tuple(args or ()), dict(kwargs or {}), options)
+            return eager.send(self.tasks[name], *call_arguments(args, kwargs), options)
+        return call.send_with(*call_arguments(args, kwargs), options)
 
     def call_for(self, name: str) -> BoundCall:
         """Return what makes and sends the messages of this task, registered here or not."""

@@ -9,13 +9,13 @@ Values come in layers; a later one wins:
 Every change makes a new ``Snapshot`` with the next generation; what was compiled from an older one
 notices by ``snapshot is not conf.snapshot`` and is compiled again. Nothing is read from files,
 modules or the environment before the first value is asked for, so that a program may set things up
-first; from then on those layers stay as they are. A program changes its configuration in one
-thread.
+first; from then on those layers stay as they are. Any thread may read and change it.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -59,7 +59,16 @@ class _Value:
 class Config(Settings):
     """The settings of one application, as attributes and as a mapping. Old names are understood."""
 
-    __slots__ = ("_environ", "_folder", "_layers", "_loaded", "_made", "_pending", "snapshot")
+    __slots__ = (
+        "_changing",
+        "_environ",
+        "_folder",
+        "_layers",
+        "_loaded",
+        "_made",
+        "_pending",
+        "snapshot",
+    )
 
     def __init__(
         self,
@@ -73,6 +82,7 @@ class Config(Settings):
         self._environ = environ
         self._folder = folder
         self._loaded = False
+        self._changing = threading.RLock()
         #: Snapshots made so far.
         self._made = 0
         self._layers: dict[str, dict[str, _Value]] = {layer: {} for layer in LAYERS}
@@ -162,26 +172,37 @@ class Config(Settings):
             self._pending = load
 
     def _change(self, layer: str, values: Mapping[str, _Value]) -> None:
-        self._layers[layer] = {**self._layers[layer], **values}
-        if self.snapshot is not None:
-            self.snapshot = self._compile()
+        with self._changing:
+            self._layers[layer] = {**self._layers[layer], **values}
+            if self.snapshot is not None:
+                self.snapshot = self._compile()
 
     # --- loading
 
     def _load(self) -> Snapshot:
-        if self._pending is not None:
-            # Taken out first: a module that asks for a setting while it is imported sees what
-            # is known so far instead of importing itself again.
+        with self._changing:
+            if self.snapshot is not None:
+                return self.snapshot
+            # Taken out first: a module that asks for a setting while it is imported sees what is
+            # known so far instead of importing itself again.
             pending, self._pending = self._pending, None
+            try:
+                self._read_sources(pending)
+            except BaseException:
+                self._pending, self.snapshot = pending, None
+                raise
+            snapshot = self.snapshot = self._compile()
+            return snapshot
+
+    def _read_sources(self, pending: Callable[[], dict[str, _Value]] | None) -> None:
+        if pending is not None:
             self._layers["object"] = pending()
         if not self._loaded:
+            environ = os.environ if self._environ is None else self._environ
+            folder = self._folder or os.getcwd()  # noqa: PTH109 -- see project.py
+            self._layers["environment"] = _from_environment(environ)
+            self._layers["pyproject"] = _from_pyproject(folder)
             self._loaded = True
-            self._layers["pyproject"] = _from_pyproject(self._folder or os.getcwd())  # noqa: PTH109 -- see project.py
-            self._layers["environment"] = _from_environment(
-                os.environ if self._environ is None else self._environ
-            )
-        snapshot = self.snapshot = self._compile()
-        return snapshot
 
     def _compile(self) -> Snapshot:
         values = {name: row.default for name, row in TABLE.items()}

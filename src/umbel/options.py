@@ -77,6 +77,15 @@ def check_names(options: Mapping[str, Any]) -> None:
         raise TypeError(f"apply_async() has no option {name!r}{suggestion(name, KNOWN)}")
 
 
+def call_arguments(args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments that apply_async was given, or raise TypeError."""
+    if args is not None and not isinstance(args, (list, tuple)):
+        raise TypeError(f"args: expected a list or tuple of arguments, got {args!r:.80}")
+    if kwargs is not None and not isinstance(kwargs, Mapping):
+        raise TypeError(f"kwargs: expected a dict of arguments, got {kwargs!r:.80}")
+    return tuple(args or ()), dict(kwargs or {})
+
+
 def expand(found: dict[str, Any], *, now: float, zone: dt.tzinfo | None) -> dict[str, Any]:
     """Make options what the encoder takes, in place: times as wall seconds, stamps collected."""
     countdown, eta = found.pop("countdown", None), found.pop("eta", None)

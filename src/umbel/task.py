@@ -40,7 +40,7 @@ from umbel.context import Application, current_app, current_request, reporter
 from umbel.exceptions import MaxRetriesExceededError, Retry
 from umbel.message import ResultRecord
 from umbel.models import with_models
-from umbel.options import CallOptions, check_names, wall_time
+from umbel.options import CallOptions, call_arguments, check_names, wall_time
 from umbel.result import AsyncResult, EagerResult
 from umbel.spelling import suggestion
 from umbel.wire.result import encode_meta
@@ -189,8 +189,8 @@ class Task(Generic[P, R]):
         check_names(options)
         call = self.bound_call()
         if call.eager:
-            return eager.send(self, tuple(args or ()), dict(kwargs or {}), options)
-        return call.send_with(tuple(args or ()), dict(kwargs or {}), options)
+            return eager.send(self, *call_arguments(args, kwargs), options)
+        return call.send_with(*call_arguments(args, kwargs), options)
 
     async def aapply_async(
         self,
@@ -203,7 +203,7 @@ class Task(Generic[P, R]):
         call = self.bound_call()
         if call.takes_detour:
             return await aio.call(self.apply_async, args, kwargs, **options)
-        return await call.asend_with(tuple(args or ()), dict(kwargs or {}), options)
+        return await call.asend_with(*call_arguments(args, kwargs), options)
 
     def apply(
         self,
@@ -212,7 +212,7 @@ class Task(Generic[P, R]):
         **options: Any,
     ) -> EagerResult[R]:
         """Run it here and now, with everything a worker does around it; return its result."""
-        return eager.run(self, tuple(args or ()), dict(kwargs or {}), options)
+        return eager.run(self, *call_arguments(args, kwargs), options)
 
     def bound_task(self) -> BoundTask:
         """Compile it for running, under the newest configuration."""

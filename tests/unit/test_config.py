@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -145,6 +146,24 @@ def test_a_refused_update_changes_nothing(conf: Config) -> None:
     assert conf.current() is before
 
 
+def test_many_threads_load_it_once(folder: Path, module: ModuleType) -> None:
+    conf = Config(environ={}, folder=str(folder))
+    conf.load_object(module.__name__)
+    module.worker_concurrency = 3  # type: ignore[attr-defined]
+    barrier, found = threading.Barrier(8), []
+
+    def read() -> None:
+        barrier.wait()
+        found.append((conf.worker_concurrency, conf.generation))
+
+    threads = [threading.Thread(target=read) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [(3, 1)] * 8
+
+
 # --- layers
 
 
@@ -277,8 +296,9 @@ def test_a_namespace(conf: Config) -> None:
 
 def test_what_cannot_be_imported(conf: Config) -> None:
     conf.load_object("no_such_module_of_test")
-    with pytest.raises(ImproperlyConfigured, match="no_such_module_of_test"):
-        conf.current()
+    for _ in range(2):  # it does not go on without it
+        with pytest.raises(ImproperlyConfigured, match="no_such_module_of_test"):
+            conf.current()
 
 
 def test_a_module_that_asks_for_a_setting_while_it_is_read(

@@ -297,6 +297,15 @@ def test_a_misspelt_option_of_a_call(app: Umbel) -> None:
         add.apply_async((1,), countdwn=3)  # type: ignore[call-arg]
 
 
+@pytest.mark.parametrize("arguments", [("ab",), (1,), ((), [1])])
+def test_arguments_of_a_wrong_kind(app: Umbel, arguments: Any) -> None:
+    @app.task(typing=False)
+    def add() -> None: ...
+
+    with pytest.raises(TypeError, match=r"args: expected a"):
+        add.apply_async(*arguments)
+
+
 def test_task_options_are_options_of_each_call(app: Umbel) -> None:
     @app.task(queue="own", priority=7, expires=30, serializer="pickle", time_limit=3)
     def add(x: int) -> int:
