@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 
 _VARIANT = "89ab"
@@ -19,8 +20,8 @@ def node_name(name: str = "umbel@%h") -> str:
     """Expand Celery's node name patterns: %h host with domain, %n host's name, %d domain."""
     host = socket.gethostname()
     first, _, domain = host.partition(".")
-    expanded = name.replace("%h", host).replace("%n", first).replace("%d", domain)
-    expanded = expanded.replace("%%", "%")
+    words = {"h": host, "n": first, "d": domain, "%": "%"}
+    expanded = re.sub("%([hnd%])", lambda found: words[found[1]], name)
     return expanded if "@" in expanded else f"{expanded}@{host}"
 
 
