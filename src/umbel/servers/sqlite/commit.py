@@ -9,7 +9,7 @@ from dataclasses import replace
 from umbel.message import Delivery, Effects, Ending, ResultRecord
 from umbel.servers.seams import CommitReport
 from umbel.servers.sqlite import statements as sql
-from umbel.servers.sqlite.packing import pack
+from umbel.servers.sqlite.packing import pack, storable
 from umbel.servers.sqlite.storing import Packed, Routed, Store, Writing
 
 
@@ -78,7 +78,7 @@ class _Batch:
         if ending is Ending.ACK:
             self._acked.append(number)
         elif ending is Ending.DEAD:
-            self._buried.append((number, delivery.queue, reason))
+            self._buried.append((number, delivery.queue, storable(reason)))
         elif ending is Ending.REQUEUE:
             self._requeued.append(number)
         if ending is not Ending.KEEP:
@@ -106,7 +106,8 @@ class _Batch:
     def _bury_unsent(self, packed: Packed, reason: str) -> None:
         message, data, _ = packed
         data = data or pack(replace(message, headers={}, properties=None))
-        row = (data, message.body, message.routing_key, reason, self._writing.now)
+        queue, reason = storable(message.routing_key), storable(reason)
+        row = (data, message.body, queue, reason, self._writing.now)
         self._writing.transaction.execute(sql.BURY_NEW, row)
 
     def _write(self) -> None:

@@ -18,7 +18,7 @@ from umbel.servers.sqlite import holds, limits
 from umbel.servers.sqlite import statements as sql
 from umbel.servers.sqlite.bells import CONSUMER, Bell
 from umbel.servers.sqlite.connection import Transaction
-from umbel.servers.sqlite.packing import unpack_any
+from umbel.servers.sqlite.packing import storable, unpack_any
 from umbel.servers.sqlite.storing import NAP, Store
 
 #: Delayed messages made ready by one receive, so that many due at once do not stall everyone.
@@ -145,12 +145,12 @@ class SqliteConsumer:
         return transaction.execute(sql.FETCH, (ids,)).fetchall()
 
     def _mark_revoked(self, deliveries: list[Delivery], now: float) -> list[Delivery]:
-        ids = json.dumps([each.message.id for each in deliveries])
+        ids = json.dumps([storable(each.message.id) for each in deliveries])
         with self._database.read() as connection:
             rows = connection.execute(sql.REVOKED, (ids, now)).fetchall()
         revoked = {task_id for (task_id,) in rows}
         return [
-            replace(each, revoked=True) if each.message.id in revoked else each
+            replace(each, revoked=True) if storable(each.message.id) in revoked else each
             for each in deliveries
         ]
 

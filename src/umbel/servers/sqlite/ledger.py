@@ -9,7 +9,7 @@ from typing import Any
 from umbel.serializers import json_text
 from umbel.servers.seams import DeadLetter
 from umbel.servers.sqlite import statements as sql
-from umbel.servers.sqlite.packing import unpack_any
+from umbel.servers.sqlite.packing import storable, unpack_any
 from umbel.servers.sqlite.storing import Store
 
 
@@ -63,15 +63,16 @@ class SqliteLedger:
             transaction.executemany(
                 "INSERT INTO revoked VALUES (?1, ?2) ON CONFLICT (task_id)"
                 " DO UPDATE SET expires_at = max(expires_at, excluded.expires_at)",
-                [(task_id, until) for task_id in task_ids],
+                [(storable(task_id), until) for task_id in task_ids],
             )
 
     def revoked(self, task_ids: Sequence[str]) -> frozenset[str]:
+        wanted = {storable(task_id): task_id for task_id in task_ids}
         with self._database.read() as connection:
             rows = connection.execute(
-                sql.REVOKED, (json.dumps(list(task_ids)), self._database.clock.now())
+                sql.REVOKED, (json.dumps(list(wanted)), self._database.clock.now())
             ).fetchall()
-        return frozenset(task_id for (task_id,) in rows)
+        return frozenset(wanted[task_id] for (task_id,) in rows)
 
     def announce(self, node: str, record: Mapping[str, Any], *, expires_in: float) -> None:
         until = self._database.clock.now() + expires_in

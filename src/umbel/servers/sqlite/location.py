@@ -11,6 +11,7 @@ meet by accident: the file's name carries a hash of the project folder's path.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from hashlib import sha256
@@ -84,9 +85,9 @@ def state_directory(environ: Mapping[str, str], platform: str) -> Path:
     return base / "umbel"
 
 
-def refuse_network(path: Path) -> None:
+def refuse_network(path: Path, by_mount: Mapping[str, str] | None = None) -> None:
     """Raise StorageError when the file would lie on a network file system."""
-    kind = file_system(path.resolve(), mounts())
+    kind = file_system(path.resolve(), mounts() if by_mount is None else by_mount)
     if kind in NETWORK_FILE_SYSTEMS:
         raise StorageError(
             f"{path} lies on a network file system ({kind}), whose locks SQLite cannot trust: "
@@ -99,8 +100,15 @@ def mounts() -> dict[str, str]:
     try:
         text = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:
-        return {}
+        return _macos_mounts(sys.platform)
     return parse_mountinfo(text)
+
+
+def _macos_mounts(platform: str) -> dict[str, str]:
+    if platform != "darwin":
+        return {}
+    with os.popen("/sbin/mount") as listed:  # noqa: S605 -- a fixed command; subprocess is not loaded
+        return parse_mount_command(listed.read())
 
 
 def parse_mountinfo(text: str) -> dict[str, str]:
@@ -112,6 +120,12 @@ def parse_mountinfo(text: str) -> dict[str, str]:
         if separator and len(fields) > 4:
             found[_unescape(fields[4])] = after.split(" ")[0]
     return found
+
+
+def parse_mount_command(text: str) -> dict[str, str]:
+    """Read what ``mount`` lists on macOS: ``DEVICE on POINT (TYPE, OPTION, …)``."""
+    found = re.finditer(r"^.* on (/.*) \((\w+)[,)]", text, re.MULTILINE)
+    return {match[1]: match[2] for match in found}
 
 
 def _unescape(point: str) -> str:

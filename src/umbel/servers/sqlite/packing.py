@@ -15,7 +15,7 @@ from umbel.message import Message
 from umbel.serializers import json_loads, json_text
 
 #: What a row's ``data`` that is not ours makes ``unpack`` raise.
-UNPACKING_ERRORS = (SerializationError, TypeError, ValueError, RecursionError, StopIteration)
+UNPACKING_ERRORS = (TypeError, ValueError, LookupError, RecursionError, StopIteration)
 
 #: (text, start) -> value and where it ends: what ``JSONDecoder.decode`` calls, without two frames.
 _scan: Callable[[str, int], tuple[Any, int]] = vars(JSONDecoder())["scan_once"]
@@ -44,9 +44,20 @@ def pack(message: Message) -> str:
 
 def unpack(data: str, body: bytes) -> Message:
     """Return the message. Raises one of UNPACKING_ERRORS when the data is none of ours."""
+    fields: list[Any]
     # Headers may hold values of registered types, which travel tagged: rare, so looked for first.
-    fields: list[Any] = json_loads(data.encode()) if '"__type__"' in data else _scan(data, 0)[0]
-    return Message(fields[0], body, *fields[1:])
+    fields = _tagged(data) if '"__type__"' in data else _scan(data, 0)[0]
+    headers = fields[1]
+    if type(headers) is not dict:
+        raise TypeError("its headers are no table")
+    return Message(fields[0], body, headers, *fields[2:])
+
+
+def _tagged(data: str) -> Any:
+    try:
+        return json_loads(data.encode())
+    except SerializationError:  # a tag that nobody registered here: then the table as it is
+        return _scan(data, 0)[0]
 
 
 def unpack_any(data: str, body: bytes) -> tuple[Message, str | None]:
@@ -55,3 +66,10 @@ def unpack_any(data: str, body: bytes) -> tuple[Message, str | None]:
         return unpack(data, body), None
     except UNPACKING_ERRORS as error:
         return Message("", body, {}, ""), f"its row is damaged: {type(error).__name__}: {error}"
+
+
+def storable(text: str) -> str:
+    """Return what a column may hold: half characters, which no encoding has, written as escapes."""
+    if text.isascii():
+        return text
+    return text.encode("utf-8", "backslashreplace").decode()

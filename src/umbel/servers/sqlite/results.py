@@ -17,6 +17,7 @@ from umbel.message import ResultRecord
 from umbel.servers.sqlite import statements as sql
 from umbel.servers.sqlite.bells import WANTS, WATCH, Bell
 from umbel.servers.sqlite.connection import Database
+from umbel.servers.sqlite.packing import storable
 from umbel.servers.sqlite.storing import NAP, Store, hash_of, prefix_of
 
 #: A watch of at most so many ids looks each of them up.
@@ -41,14 +42,15 @@ class SqliteResults:
                 self._store.begin(transaction).store_results(records)
 
     def get(self, task_ids: Sequence[str]) -> dict[str, bytes]:
-        return {task_id: meta for _, task_id, meta in find(self._database, task_ids)}
+        wanted = {storable(task_id): task_id for task_id in task_ids}
+        return {wanted[task_id]: meta for _, task_id, meta in find(self._database, wanted)}
 
     def watch(self) -> SqliteWatch:
         return SqliteWatch(self._database)
 
     def forget(self, task_ids: Sequence[str]) -> None:
-        wanted = set(task_ids)
-        prefixes = json.dumps([prefix_of(task_id) for task_id in wanted])
+        wanted = set(map(storable, task_ids))
+        prefixes = json.dumps(list(map(prefix_of, wanted)))
         with self._database.write() as transaction:
             rows = transaction.execute(sql.STORED, (prefixes,)).fetchall()
             seqs = [seq for seq, task_id, _ in rows if task_id in wanted]
@@ -59,7 +61,7 @@ class SqliteResults:
 
 
 def find(database: Database, task_ids: Iterable[str]) -> list[_Row]:
-    """Return the results that exist and have not expired."""
+    """Return the results that exist and have not expired. Ids as ``storable`` has them."""
     wanted = set(task_ids)
     if not wanted:
         return []
@@ -79,8 +81,10 @@ class SqliteWatch:
         self._bell = Bell(database.bells, WATCH)
         #: Guards the two below, which any thread changes.
         self._changing = threading.Lock()
-        #: Followed id -> seq of the meta that was reported last.
+        #: Followed id, as the table has it -> seq of the meta that was reported last.
         self._followed: dict[str, int] = {}
+        #: Ids that the table has in another form, by that.
+        self._odd: dict[str, str] = {}
         #: Ids to be looked up.
         self._added: list[str] = []
         with database.read() as connection:
@@ -89,7 +93,7 @@ class SqliteWatch:
 
     def add(self, task_ids: Iterable[str]) -> None:
         with self._changing:
-            new = [task_id for task_id in task_ids if task_id not in self._followed]
+            new = [each for each in map(self._as_stored, task_ids) if each not in self._followed]
             self._followed.update(dict.fromkeys(new, 0))
             self._added += new
             self._want()
@@ -98,8 +102,14 @@ class SqliteWatch:
     def discard(self, task_ids: Iterable[str]) -> None:
         with self._changing:
             for task_id in task_ids:
-                self._followed.pop(task_id, None)
+                self._followed.pop(storable(task_id), None)
             self._want()
+
+    def _as_stored(self, task_id: str) -> str:
+        stored = storable(task_id)
+        if stored != task_id:
+            self._odd[stored] = task_id
+        return stored
 
     def _want(self) -> None:
         some = itertools.islice(self._followed, WANTS + 1)
@@ -162,7 +172,7 @@ class SqliteWatch:
             for seq, task_id, meta in sorted(rows):
                 if self._followed.get(task_id, seq) < seq:
                     self._followed[task_id] = seq
-                    news.append((task_id, meta))
+                    news.append((self._odd.get(task_id, task_id), meta))
         return news
 
     def wake(self) -> None:

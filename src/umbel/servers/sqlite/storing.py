@@ -13,7 +13,7 @@ from umbel.servers.sqlite import limits
 from umbel.servers.sqlite import statements as sql
 from umbel.servers.sqlite.bells import SLOTS
 from umbel.servers.sqlite.connection import Database, Transaction
-from umbel.servers.sqlite.packing import pack
+from umbel.servers.sqlite.packing import pack, storable
 from umbel.servers.sqlite.routes import NO_ROUTES, QueueRow, Routes, read_routes
 from umbel.states import SUCCESS
 
@@ -162,14 +162,14 @@ class Writing:
     def store_results(self, records: Sequence[ResultRecord]) -> None:
         """Insert or replace results, in order; what is SUCCESS stays. Notes whom to wake."""
         transaction = self.transaction
-        prefixes = [prefix_of(record.task_id) for record in records]
+        prefixes = [prefix_of(storable(record.task_id)) for record in records]
         stored = transaction.execute(sql.STORED, (json.dumps(prefixes),)).fetchall()
         seqs = {task_id: seq for seq, task_id, _ in stored}
         final = {task_id for _, task_id, state in stored if state == SUCCESS}
         rows: dict[str, _ResultRow] = {}
         now, seq = self.now, self._next_seq
         for record, prefix in zip(records, prefixes, strict=True):
-            task_id, state = record.task_id, record.state
+            task_id, state = storable(record.task_id), record.state
             if task_id in final:
                 continue
             if state == SUCCESS:
@@ -202,7 +202,10 @@ def rank_of(message: Message) -> int:
 
 
 def prefix_of(task_id: str) -> int:
-    """Return what a result is found by: the first 64 bits of a UUID, or a hash of another text."""
+    """Return what a result is found by: the first 64 bits of a UUID, or a hash of another text.
+
+    Ids are given to this and to ``hash_of`` as ``storable`` has them.
+    """
     try:
         bits = int(task_id[:8] + task_id[9:13] + task_id[14:18], 16)
     except ValueError:
@@ -212,4 +215,4 @@ def prefix_of(task_id: str) -> int:
 
 def hash_of(task_id: str) -> int:
     """Return what a watch is rung by: 32 bits, signed."""
-    return crc32(task_id.encode("utf-8", "surrogatepass")) - 0x80000000
+    return crc32(task_id.encode()) - 0x80000000
