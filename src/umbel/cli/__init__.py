@@ -3,7 +3,7 @@
 main       the table of commands, and how errors read
 given      options that every command takes, and the application they name
 find_app   from ``-A`` to an application
-worker     run tasks            banner, logs    what a worker shows
+worker     run tasks            running, banner, logs
 call       send a task          result          show what became of one
 purge      delete messages      demo            umbel at work on the standard library
 """

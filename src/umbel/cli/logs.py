@@ -46,47 +46,53 @@ def level_named(name: str) -> int:
     return number
 
 
-def set_up_logging(conf: Config, level: int, *, color: bool | None = None) -> None:
-    """Give umbel's loggers their handlers, once per process."""
-    facts: dict[str, Any] = {
-        "loglevel": level,
-        "logfile": None,
-        "format": conf.worker_log_format or LOG_FORMAT,
-        "colorize": sys.stderr.isatty() if color is None else color,
-    }
+def set_up_logging(
+    conf: Config, level: int, *, color: bool | None = None, main: int | None = None
+) -> None:
+    """Give umbel's loggers their handlers; ``main`` is the supervisor, else this process."""
+    colorize = sys.stderr.isatty() if color is None else color
+    facts: dict[str, Any] = {"loglevel": level, "logfile": None, "colorize": colorize}
+    form = conf.worker_log_format or LOG_FORMAT
+    task_form = conf.worker_task_log_format or TASK_LOG_FORMAT
     if signals.setup_logging.has_receivers():
-        signals.setup_logging.send(None, **facts)
+        signals.setup_logging.send(None, format=form, **facts)
         return
-    own = logging.getLogger("umbel")
-    logged = logging.getLogger() if conf.worker_hijack_root_logger else own
-    _take_over(logged, facts["format"], facts)
-    if logged is not own:
-        own.setLevel(logging.NOTSET)
-    _take_over(task_logger, conf.worker_task_log_format or TASK_LOG_FORMAT, facts)
-    signals.after_setup_logger.send(None, logger=logged, **facts)
-    facts["format"] = conf.worker_task_log_format or TASK_LOG_FORMAT
-    signals.after_setup_task_logger.send(None, logger=task_logger, **facts)
+    process_names = _ProcessNames(main or os.getpid())
+    logged = logging.getLogger("umbel")
+    if conf.worker_hijack_root_logger:
+        logged = logging.getLogger()
+    for each, its_form in ((logged, form), (task_logger, task_form)):
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(_Formatter(its_form, color=colorize))
+        handler.addFilter(process_names)
+        each.handlers[:] = [handler]
+        each.propagate = False
+        each.setLevel(level)
+    signals.after_setup_logger.send(None, logger=logged, format=form, **facts)
+    signals.after_setup_task_logger.send(None, logger=task_logger, format=task_form, **facts)
 
 
-def _take_over(taken: logging.Logger, form: str, facts: Mapping[str, Any]) -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Formatter(form, color=facts["colorize"]))
-    taken.handlers[:] = [handler]
-    taken.setLevel(facts["loglevel"])
-    taken.propagate = False
+class _ProcessNames(logging.Filter):
+    """Names the process in each line, by its pid; Python's own name is the same in all forks."""
+
+    def __init__(self, main: int) -> None:
+        super().__init__()
+        self._main = main
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        pid = os.getpid()
+        record.processName = "MainProcess" if pid == self._main else f"Worker-{pid}"
+        return True
 
 
 class _Formatter(TaskFormatter):
-    """Names the process, and colours what stands out."""
+    """Colours the lines that stand out."""
 
     def __init__(self, form: str, *, color: bool) -> None:
         super().__init__(form)
         self._color = color
-        self._main = os.getpid()
 
     def format(self, record: logging.LogRecord) -> str:
-        pid = os.getpid()
-        record.processName = "MainProcess" if pid == self._main else f"Worker-{pid}"
         line = super().format(record)
         shade = _COLORS.get(record.levelname) if self._color else None
         return click.style(line, fg=shade) if shade else line

@@ -332,9 +332,10 @@ class Settings:
     )
     worker_hijack_root_logger = Setting(
         BOOLEAN,
-        True,
-        "The worker sets up logging.",
+        False,
+        "The worker sets up the root logger too, so that every logger's lines are shown.",
         old="CELERYD_HIJACK_ROOT_LOGGER",
+        celery="True",
     )
     worker_log_format = Setting(
         optional(TEXT), None, "Format of log lines.", old="CELERYD_LOG_FORMAT"

@@ -1,0 +1,169 @@
+"""From the command line to a running worker.
+
+The application is imported in the process that becomes the supervisor, before the first fork: its
+children then share the memory of all that was imported. What is garbage by then is collected and
+the rest frozen, so that no collector of a child touches, and thereby copies, those pages.
+
+A fork copies memory but only the thread that calls it. Had another one held a lock (a client that
+was made at import, an exporter of metrics), a child would wait for that lock for ever. So, when the
+import has started threads, this process replaces itself by a fresh one that does not import the
+application: it supervises only, and each child imports for itself, after the fork. All that the
+fresh process must know (how many children, how patient to be) is handed over in one variable of the
+environment. That costs memory and start time, nothing else, and the log says so.
+
+Rejected: starting children with exec (a new interpreter each, and the board would need a file);
+a fork server in between (a second parent, for the same price per child).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import io
+import json
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NoReturn
+
+import click
+
+from umbel import backoff, signals
+from umbel.app import Umbel
+from umbel.cli.banner import banner
+from umbel.cli.find_app import imported
+from umbel.cli.given import Given, open_app
+from umbel.cli.logs import logger, set_up_logging, task_hooks
+from umbel.clock import SYSTEM_CLOCK
+from umbel.config import Config
+from umbel.exceptions import ConnectionLost
+from umbel.worker.launch import Shape, Worker, WorkerOptions, supervise
+from umbel.worker.supervisor import may_fork
+
+#: Tells a process to supervise a worker of this shape without importing its application.
+SHAPE_VARIABLE = "UMBEL_WORKER_SHAPE"
+#: Most seconds between two attempts to reach the broker at the start.
+LONGEST_PAUSE = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The options of ``umbel worker``."""
+
+    node: str
+    queues: tuple[str, ...]
+    exclude: tuple[str, ...]
+    #: None = as configured.
+    concurrency: int | None
+    pool: Literal["prefork", "threads", "solo"] | None
+    level: int
+    include: tuple[str, ...]
+
+
+def run_worker(given: Given, asked: Asked) -> int:
+    """Run a worker to its end; return the exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # What tasks print shall be seen when it is printed, not when a buffer is full.
+        sys.stdout.reconfigure(line_buffering=True)
+    shape = os.environ.pop(SHAPE_VARIABLE, None)
+    if shape is not None:
+        return _supervise_only(given, asked, Shape(**json.loads(shape)))
+    app = load_app(given, asked.include)
+    set_up_logging(app.conf, asked.level, color=given.color)
+    worker = make_worker(app, asked)
+    if not given.quiet:
+        click.echo(banner(worker, asked.level), color=given.color)
+    signals.worker_init.send(worker)
+    _reach_broker(app, [queue.name for queue in worker.queues])
+    if worker.pool != "solo" and not may_fork():
+        _start_over(worker.shape)
+    gc.collect()
+    gc.freeze()
+
+    def announce() -> None:
+        _say_ready(worker.node)
+        signals.worker_ready.send(worker)
+
+    return worker.run(announce)
+
+
+def load_app(given: Given, include: Sequence[str] = ()) -> Umbel:
+    """Import the application and all modules with its tasks."""
+    app = open_app(given, required=True)
+    for name in include:
+        if imported(name) is None:
+            raise click.UsageError(f"-I {name}: there is no such module")
+    app.import_default_modules()
+    return app
+
+
+def make_worker(app: Umbel, asked: Asked) -> Worker:
+    """Make the worker that was asked for."""
+    before, after = task_hooks(app.tasks)
+    options = WorkerOptions(
+        node=asked.node,
+        queues=asked.queues,
+        exclude=asked.exclude,
+        concurrency=asked.concurrency or 0,
+        pool=asked.pool,
+        before=before,
+        after=after,
+    )
+    return Worker(app, options)
+
+
+def _say_ready(node: str) -> None:
+    click.echo(f"{node} ready.")
+
+
+def _reach_broker(app: Umbel, queues: Sequence[str]) -> None:
+    """Return when the broker answers; raises TransportError if it is not worth waiting for it."""
+    broker = app.servers().broker
+    attempt = 0
+    while True:
+        try:
+            broker.transport.depth(queues)
+            break
+        except ConnectionLost as error:
+            if not app.conf.broker_connection_retry_on_startup:
+                raise
+            pause = backoff.exponential(attempt, 0.5, maximum=LONGEST_PAUSE, jitter=False)
+            attempt += 1
+            where = broker.display_url
+            logger.error("Cannot reach %s, trying again in %gs: %s", where, pause, error)
+            SYSTEM_CLOCK.sleep(pause)
+    app.close()  # children open connections of their own
+
+
+# -- when the application has threads --------------------------------------------------------------
+
+
+def _start_over(shape: Shape) -> NoReturn:
+    names = [thread.name for thread in threading.enumerate()[1:]] or ["some of a C library"]
+    logger.warning(
+        "Importing the application started threads (%s): each process imports it for itself, which "
+        "takes more memory. A receiver of worker_process_init is a better place to start them.",
+        ", ".join(names),
+    )
+    os.environ[SHAPE_VARIABLE] = json.dumps(dataclasses.asdict(shape))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 -- ourselves, again
+
+
+def _supervise_only(given: Given, asked: Asked, shape: Shape) -> int:
+    given = dataclasses.replace(given, workdir=None)  # we are there, and it may be relative
+    set_up_logging(Config(), asked.level, color=given.color)
+    supervisor = os.getpid()
+
+    def make_worker_here() -> Worker:
+        app = load_app(given, asked.include)
+        set_up_logging(app.conf, asked.level, color=given.color, main=supervisor)
+        worker = make_worker(app, asked)
+        if os.getppid() != supervisor:  # it died meanwhile; later ends are seen by the child
+            os._exit(1)
+        return worker
+
+    return supervise(shape, make_worker_here, lambda: _say_ready(shape.node))
