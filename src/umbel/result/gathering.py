@@ -76,7 +76,8 @@ class Gathering:
                 self._on_message(meta)
             if final:
                 finished += _keep(self._wanted.pop(task_id, ()), meta, self._on_final)
-                _keep(self._beside.pop(task_id, ()), meta, self._on_beside)
+                if self._beside:
+                    _keep(self._beside.pop(task_id, ()), meta, self._on_beside)
         return finished
 
 

@@ -16,6 +16,8 @@ from umbel.wire.result import result_of
 class RemoteTraceback(Exception):  # noqa: N818 -- never raised: the cause of what a task raised
     """Where in the worker a task's exception was raised."""
 
+    __module__ = "umbel.result"  # as it is shown above the exception
+
     def __str__(self) -> str:
         """Show the worker's traceback, set off from the caller's own."""
         return f'\n"""\n{self.args[0].rstrip()}\n"""'
