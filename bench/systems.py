@@ -73,7 +73,7 @@ USUAL = (
         "umbel",
         "bench.apps.umbel_app",
         UMBEL,
-        pace=20_000,
+        pace=30_000,
         promise="late, leases, fenced; NORMAL: survives the death of every process",
         package="umbel",
         coroutines=True,
@@ -82,7 +82,7 @@ USUAL = (
         "umbel FULL",
         "bench.apps.umbel_app",
         UMBEL,
-        pace=10_000,
+        pace=20_000,
         promise="the same; FULL: each commit is fsynced, survives a power cut",
         package="umbel",
         environment={"BENCH_SYNCHRONOUS": "FULL"},
@@ -92,7 +92,7 @@ USUAL = (
         "bare",
         "bench.bare_sqlite",
         BARE,
-        pace=50_000,
+        pace=100_000,
         promise="late; no results, no call, no recovery; NORMAL",
         runs=False,
     ),
@@ -100,7 +100,7 @@ USUAL = (
         "bare FULL",
         "bench.bare_sqlite",
         BARE,
-        pace=40_000,
+        pace=80_000,
         promise="late; no results, no call, no recovery; FULL",
         environment={"BENCH_SYNCHRONOUS": "FULL"},
         runs=False,
@@ -109,7 +109,7 @@ USUAL = (
         "bare, results",
         "bench.bare_sqlite",
         BARE,
-        pace=30_000,
+        pace=70_000,
         promise="late, result and end in one commit; no recovery; NORMAL",
         environment={"BENCH_CALL": "1"},
     ),
@@ -168,6 +168,9 @@ THREADS = System(
     coroutines=True,
 )
 SYSTEMS = (*USUAL, THREADS)
+
+#: Those that run tasks and store their results.
+QUEUES = tuple(system.name for system in USUAL if system.runs)
 
 
 def named(names: tuple[str, ...]) -> list[System]:

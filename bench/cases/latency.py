@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from bench.figures import Case, Metric, Target, percentile
 from bench.session import Session, Stage
-from bench.systems import System
+from bench.systems import QUEUES, System
 
 #: Seconds of drain that the rate is learnt from, seconds under load.
 LEARN, LOAD = 1.0, 3.0
@@ -65,15 +65,7 @@ CASE = Case(
         Metric("trip p50", "round trip p50 ms", 2, compared=True),
         Metric("trip p99", "round trip p99 ms", 1),
     ),
-    systems=(
-        "umbel",
-        "umbel FULL",
-        "bare, results",
-        "huey, no fsync",
-        "huey, fsync",
-        "potatoq",
-        "flexiq",
-    ),
+    systems=QUEUES,
     measure=measure,
     targets=(Target("p99", most=20.0), Target("idle p50", most=2.0)),
 )

@@ -3,7 +3,7 @@ from __future__ import annotations
 from bench.figures import Case, Metric, Target, percentile
 from bench.processes import MeasureError
 from bench.session import Stage
-from bench.systems import System
+from bench.systems import QUEUES, System
 
 #: Seconds that the publisher is timed, and between its calls.
 SECONDS, PAUSE = 2.0, 0.005
@@ -45,6 +45,7 @@ CASE = Case(
         Metric("p99", "p99 ms", 1, compared=True),
         Metric("most", "longest ms", 1),
     ),
+    systems=QUEUES,
     measure=measure,
     targets=(Target("p99", most=30.0),),
 )
