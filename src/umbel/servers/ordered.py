@@ -50,15 +50,19 @@ class Settling(Protocol):
 
     def holds(self, deliveries: Sequence[Delivery]) -> Sequence[bool]:
         """Tell of each, in this order, whether we still hold it."""
+        ...
 
     def end(self, deliveries: Sequence[Delivery]) -> int:
         """Acknowledge them; return how many were lost, as far as the broker says."""
+        ...
 
     def requeue(self, deliveries: Sequence[Delivery]) -> int:
         """Put them behind the others of their queues, uncounted; return how many were lost."""
+        ...
 
     def bury(self, deliveries: Sequence[tuple[Delivery, str]]) -> int:
         """Put each among the dead letters for its reason; return how many were lost."""
+        ...
 
 
 class OrderedCommit:

@@ -13,6 +13,7 @@ from itertools import chain
 from typing import Any
 
 from umbel.exceptions import (
+    ImproperlyConfigured,
     MessageTooLarge,
     PublishError,
     TimeoutError,  # noqa: A004 -- Celery's public name
@@ -61,6 +62,9 @@ class RedisTransport:
     def declare(self, topology: Topology) -> None:
         keys = self._keys
         exchanges = {each.name: each.type for each in _exchanges(topology)}
+        for name, kind in exchanges.items():
+            if kind not in CAPABILITIES.exchange_types:
+                raise ImproperlyConfigured(f"exchange {name!r} is {kind}, which Redis has not")
         queues = {each.name: _properties(each) for each in topology.queues}
         lasting = {each.name for each in topology.queues if each.expires is None}
         bindings = [

@@ -82,7 +82,7 @@ def play(stage: Stage, histories: int) -> None:
             database=None,
             phases=PHASES,
             report_multiple_bugs=False,
-            suppress_health_check=list(HealthCheck),
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
         ),
     )
 
