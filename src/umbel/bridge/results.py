@@ -563,7 +563,6 @@ class _Reader(Sleeper):
 
 
 def _close(watch: Watch) -> None:
-    with suppress(
-        UmbelError
-    ):  # it is given up, mostly because it failed; failing again says nothing
+    # It is given up, mostly because it failed: that it fails once more says nothing new.
+    with suppress(UmbelError):
         watch.close()
