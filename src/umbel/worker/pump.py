@@ -111,7 +111,9 @@ class Pump:
         self._pending: list[Effects] = []
         #: Received, and not handed over because acknowledging them early failed.
         self._unfed: list[Delivery] = []
+        #: Deliveries whose process died while several tasks ran, and whether one of them runs now.
         self._suspects: deque[Delivery] = deque()
+        self._alone = False
         self._loop: Loop | None = None
         self._async_share = 0.0
         self._stop_by: float | None = None
@@ -147,7 +149,7 @@ class Pump:
                 self._retract()
                 self._bell.wait(min(max(self._stop_by - _monotonic(), 0.0), LONGEST_WAIT))
                 return
-            room = self._room()
+            room = 0 if self._isolates() else self._room()
             if room > 0:
                 self._receive(room)
             else:
@@ -196,9 +198,6 @@ class Pump:
     # -- how much to hold -------------------------------------------------------------------------
 
     def _room(self) -> int:
-        if self._suspects:
-            self._feed_suspect()
-            return 0
         idle = sum(1 for lane in self._parts.lanes if not lane.busy_since)
         room = 0 if not idle and self._blocked() else self._parts.window.room(idle)
         if self._loop is None:
@@ -282,13 +281,16 @@ class Pump:
         self.desk.outbox.append(Done(effects))
         self._bell.ring()
 
-    def _feed_suspect(self) -> None:
-        """Run the next suspect when nothing else runs."""
-        if self._parts.window.held or (self._loop is not None and self._loop.count):
-            self._wait()
-            return
-        delivery = self._suspects.popleft()
-        self._unfed = [dataclasses.replace(delivery, suspect=False)]
+    def _isolates(self) -> bool:
+        """Run suspects one at a time with nothing beside them; tell whether one waits or runs."""
+        busy = self._parts.window.held or (self._loop is not None and self._loop.count)
+        if not busy:
+            self._alone = bool(self._suspects)
+            if self._suspects:
+                delivery = self._suspects.popleft()
+                self._unfed = [dataclasses.replace(delivery, suspect=False)]
+                self._feed()
+        return self._alone or bool(self._suspects)
 
     def _retract(self) -> None:
         """Give back what has not begun."""

@@ -110,6 +110,11 @@ class Supervisor:
         state = self._state
         state.stopping = 2 if state.stopping or signum == signal.SIGQUIT else 1
         patience = self._plan.patience if state.stopping == 1 else 0.0
+        _say(
+            f"warm shutdown: running tasks have {patience:g} s; the same signal again ends at once"
+            if state.stopping == 1
+            else "cold shutdown: what runs is given back"
+        )
         state.kill_at = _monotonic() + patience + KILL_AFTER
         for child in state.children.values():
             _kill(child.pid, signal.SIGTERM if state.stopping == 1 else signal.SIGQUIT)
@@ -276,6 +281,11 @@ def may_fork() -> bool:
         return sum(1 for _ in Path("/proc/self/task").iterdir()) == 1
     except OSError:
         return True  # no /proc here (macOS): Python's own count has to do
+
+
+def _say(text: str) -> None:
+    """Tell the operator, whatever the log level is; from a signal handler."""
+    os.write(2, f"umbel: {text}\n".encode())
 
 
 def _kill(pid: int, signum: int) -> None:
