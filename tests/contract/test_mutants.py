@@ -116,6 +116,11 @@ def crash_charged_to_several(patch: Patch) -> None:
     patch(queues, "_charge", mutant)
 
 
+def verdict_forgotten(patch: Patch) -> None:
+    charge = queues._charge
+    patch(queues, "_charge", lambda held, dead: charge(held, replace(dead, verdict="")))
+
+
 def delivered_early(patch: Patch) -> None:
     ripen = Line.ripen
     patch(Line, "ripen", lambda self, now: ripen(self, now + 1e6))
@@ -183,6 +188,7 @@ MUTANTS = [
     recover_without_fence,
     crash_charged_to_all,
     crash_charged_to_several,
+    verdict_forgotten,
     delivered_early,
     delivered_twice,
     success_replaced,

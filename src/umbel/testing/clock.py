@@ -24,7 +24,7 @@ class FakeClock:
         self._now = at
         self._monotonic = 1000.0
         self._runs = False
-        self._listeners: tuple[Callable[[], None], ...] = ()
+        self._listeners: tuple[Callable[[], object], ...] = ()
 
     @classmethod
     def running(cls) -> FakeClock:
@@ -57,7 +57,7 @@ class FakeClock:
         with self._lock:
             self._now -= seconds
 
-    def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]:
+    def subscribe(self, listener: Callable[[], object]) -> Callable[[], None]:
         """Call ``listener`` after each ``advance``; call what is returned to end that."""
         with self._lock:
             self._listeners = (*self._listeners, listener)

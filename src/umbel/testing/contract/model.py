@@ -99,6 +99,7 @@ class Known:
     #: It has been a suspect; a server may say so until it is known who was to blame.
     suspected: bool = False
     revoked: bool = False
+    verdict: str = ""
 
 
 @dataclass(slots=True)
@@ -198,7 +199,7 @@ class History(RuleBasedStateMachine):
         assert known.due_at <= self.stage.clock.now() + precision
         assert delivery.queue == known.queue
         assert (delivery.crashes, delivery.losses) == (known.crashes, known.losses)
-        assert delivery.revoked == known.revoked
+        assert (delivery.revoked, delivery.verdict) == (known.revoked, known.verdict)
         assert known.suspected or not delivery.suspect
         known.state = "held"
         session.holds[delivery.message.id] = delivery
@@ -239,14 +240,16 @@ class History(RuleBasedStateMachine):
     # --- deaths
 
     @precondition(lambda self: self._in_state("held"))
-    @rule(pick=_picks, running=st.integers(0, 3))
-    def die(self, pick: int, running: int) -> None:
+    @rule(pick=_picks, running=st.integers(0, 3), verdict=st.sampled_from(["", "", "terminated"]))
+    def die(self, pick: int, running: int, verdict: str) -> None:
         session = _choose(self._holders(), pick)
         guilty = list(session.holds)[:running]
-        dead = DeadConsumer(session.consumer_id, tuple(guilty))
+        dead = DeadConsumer(session.consumer_id, tuple(guilty), verdict)
         assert self.stage.transport.recover([dead]) == len(session.holds)
         for task_id in guilty:
-            if len(guilty) == 1:
+            if verdict:
+                self.known[task_id].verdict = verdict
+            elif len(guilty) == 1:
                 self.known[task_id].crashes += 1
             else:
                 self.known[task_id].suspected = True
@@ -379,7 +382,7 @@ class History(RuleBasedStateMachine):
         (letter,) = self.stage.letters(task_id)
         assert self.stage.ledger.requeue([letter.key]) == 1
         known = self.known[task_id]
-        known.state, known.crashes, known.losses = "waiting", 0, 0
+        known.state, known.crashes, known.losses, known.verdict = "waiting", 0, 0, ""
 
     # --- what must always be so
 
