@@ -42,11 +42,17 @@ def _shared(*names: str, **options: Any) -> Callable[[F], F]:
     return click.option(*names, expose_value=False, callback=_keep, default=None, **options)
 
 
-_OPTIONS: tuple[Callable[[Any], Any], ...] = (
+_APP_OPTIONS: tuple[Callable[[Any], Any], ...] = (
     _shared("-A", "--app", metavar="MODULE", help="The application: module or module:attribute."),
     _shared("-b", "--broker", metavar="URL", help="Where messages wait."),
     _shared("--result-backend", metavar="URL", help="Where results are kept."),
     _shared("--workdir", metavar="FOLDER", help="Go to this folder first."),
+)
+#: Not for commands that have one of this name.
+_TRACEBACK: Callable[[Any], Any] = _shared(
+    "--traceback", "traceback", flag_value=True, type=bool, help="Show where an error comes from."
+)
+_OUTPUT_OPTIONS: tuple[Callable[[Any], Any], ...] = (
     _shared("-C", "--no-color", "color", flag_value=False, type=bool, help="No colours."),
     _shared("-q", "--quiet", "quiet", flag_value=True, type=bool, help="Say less."),
 )
@@ -54,12 +60,17 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
 
 def shared_options(function: F) -> F:
     """Add them to a command."""
+    function = output_options(function)
+    for option in reversed(_APP_OPTIONS):
+        function = option(function)
+    return function
+
+
+def output_options(function: F) -> F:
+    """Add those that say how a command talks."""
     if "--traceback" not in _names(function):
-        text = "Show where an error comes from."
-        function = _shared("--traceback", "traceback", flag_value=True, type=bool, help=text)(
-            function
-        )
-    for option in reversed(_OPTIONS):
+        function = _TRACEBACK(function)
+    for option in reversed(_OUTPUT_OPTIONS):
         function = option(function)
     return function
 
