@@ -15,7 +15,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple, Self
@@ -72,7 +72,7 @@ def _interrupt(_signum: int, _frame: FrameType | None) -> None:
 
 
 @contextlib.contextmanager
-def temporary_folder() -> Iterator[Path]:
+def temporary_folder() -> Generator[Path]:
     """Give a folder for the length of a block; it is the current one, as no project is there."""
     with tempfile.TemporaryDirectory(prefix="umbel-demo-") as name, contextlib.chdir(name):
         yield Path(name)

@@ -105,7 +105,8 @@ def _docstring(node: ast.Module | ast.ClassDef | _Definition) -> list[ast.Consta
     match node.body[:1]:
         case [ast.Expr(value=ast.Constant(value=str()) as text)]:
             return [text]
-    return []
+        case _:
+            return []
 
 
 def _lines(source: str, nodes: list[ast.AST], docstrings: list[ast.Constant]) -> Lines:

@@ -131,7 +131,7 @@ def _only(module: ModuleType, known: dict[str, Umbel], name: str) -> Umbel:
     if other is not None and not isinstance(getattr(module, other), ModuleType):
         kind = _kind(getattr(module, other))
         raise AppNotFound(
-            f"-A {name}: {module.__name__}.{other} is {kind}, expected an Umbel application"
+            f"-A {name}: expected an Umbel application, {module.__name__}.{other} is {kind}"
         )
     raise AppNotFound(f"-A {name}: there is no Umbel application in {_place(module)}")
 
@@ -143,7 +143,10 @@ def applications(module: ModuleType) -> list[tuple[str, Umbel]]:
 
 def _kind(value: Any) -> str:
     cls = type(value)
-    return f"a {cls.__module__}.{cls.__qualname__}" if cls.__module__ != "builtins" else repr(value)
+    name = (
+        cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+    )
+    return f"an object of class {name}"
 
 
 def _place(module: ModuleType) -> str:

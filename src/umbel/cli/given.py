@@ -102,12 +102,19 @@ def open_app(given: Given, *, required: bool = False) -> Umbel:
         app = find_app(name)
     elif required:
         raise click.UsageError(
-            "which application? Name its module, as in -A tasks, or set UMBEL_APP"
+            f"which application? Name its module, as in -A {_likely_module(folder)}, or set UMBEL_APP"
         )
     else:
         app = Umbel()
     _overrule(app, given)
     return app
+
+
+def _likely_module(folder: str) -> str:
+    for path in sorted(Path(folder).glob("*.py")):
+        if "Umbel(" in path.read_text(encoding="utf-8", errors="replace"):
+            return path.stem
+    return "tasks"
 
 
 def _change_folder(folder: str) -> None:

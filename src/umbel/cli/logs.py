@@ -22,6 +22,7 @@ import click
 
 from umbel import signals, states
 from umbel.bound import AfterHook, BeforeHook
+from umbel.clock import SYSTEM_CLOCK
 from umbel.config import Config
 from umbel.log import TaskFormatter, task_logger
 from umbel.message import Outcome
@@ -40,10 +41,12 @@ _COLORS = {"DEBUG": "blue", "WARNING": "yellow", "ERROR": "red", "CRITICAL": "ma
 
 def level_named(name: str) -> int:
     """Return a level by its name, in any case, or its number; raises ValueError."""
-    number: Any = int(name) if name.isdecimal() else logging.getLevelName(name.upper())
-    if not isinstance(number, int):
-        raise ValueError(name)  # noqa: TRY004 -- a text that names no level
-    return number
+    if name.isdecimal():
+        return int(name)
+    levels = logging.getLevelNamesMapping()
+    if name.upper() not in levels:
+        raise ValueError(name)
+    return levels[name.upper()]
 
 
 def set_up_logging(
@@ -131,7 +134,8 @@ class _Outcomes:
             case states.FAILURE:
                 self.log_failure(request, outcome)
             case states.RETRY:
-                _log(request, "retry: %s", _in_a_line(outcome.error))
+                wait = max(0.0, outcome.not_before - SYSTEM_CLOCK.now())
+                _log(request, "retry in %.1fs: %s", wait, _in_a_line(outcome.error))
             case state:
                 _log(request, "%s: %s", state.lower(), _in_a_line(outcome.error))
 

@@ -105,9 +105,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _usage(error: click.UsageError) -> str:
     text = error.format_message().rstrip(".")
-    if error.ctx is None:
-        return text
-    path = error.ctx.command_path
+    path = error.ctx.command_path if error.ctx else "umbel"
     return f"{text[:1].lower()}{text[1:]} (see {path} --help)"
 
 

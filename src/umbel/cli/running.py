@@ -38,14 +38,15 @@ from umbel.cli.given import Given, open_app
 from umbel.cli.logs import logger, set_up_logging, task_hooks
 from umbel.clock import SYSTEM_CLOCK
 from umbel.config import Config
-from umbel.exceptions import ConnectionLost
+from umbel.exceptions import ConnectionLost, ImproperlyConfigured, QueueNotFound
 from umbel.worker.launch import Shape, Worker, WorkerOptions, supervise
 from umbel.worker.supervisor import may_fork
 
 #: Tells a process to supervise a worker of this shape without importing its application.
 SHAPE_VARIABLE = "UMBEL_WORKER_SHAPE"
-#: Most seconds between two attempts to reach the broker at the start.
-LONGEST_PAUSE = 30.0
+#: Seconds between the first two attempts to reach the broker at the start, and the most later.
+FIRST_PAUSE = 0.25
+LONGEST_PAUSE = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,9 @@ def run_worker(given: Given, asked: Asked) -> int:
         _say_ready(worker.node)
         signals.worker_ready.send(worker)
 
-    return worker.run(announce)
+    code = worker.run(announce)
+    click.echo(f"{worker.node} stopped.")
+    return code
 
 
 def load_app(given: Given, include: Sequence[str] = ()) -> Umbel:
@@ -111,7 +114,10 @@ def make_worker(app: Umbel, asked: Asked) -> Worker:
         before=before,
         after=after,
     )
-    return Worker(app, options)
+    try:
+        return Worker(app, options)
+    except (ImproperlyConfigured, QueueNotFound) as error:  # -n, -Q, -X make no sense here
+        raise click.UsageError(str(error)) from error
 
 
 def _say_ready(node: str) -> None:
@@ -120,20 +126,22 @@ def _say_ready(node: str) -> None:
 
 def _reach_broker(app: Umbel, queues: Sequence[str]) -> None:
     """Return when the broker answers; raises TransportError if it is not worth waiting for it."""
-    broker = app.servers().broker
-    attempt = 0
+    transport = app.servers().broker.transport
+    begun, attempt = SYSTEM_CLOCK.monotonic(), 0
     while True:
         try:
-            broker.transport.depth(queues)
+            transport.depth(queues)
             break
         except ConnectionLost as error:
             if not app.conf.broker_connection_retry_on_startup:
                 raise
-            pause = backoff.exponential(attempt, 0.5, maximum=LONGEST_PAUSE, jitter=False)
+            if not attempt:
+                logger.error("The broker does not answer, waiting for it: %s", error)
+            pause = backoff.exponential(attempt, FIRST_PAUSE, maximum=LONGEST_PAUSE, jitter=False)
             attempt += 1
-            where = broker.display_url
-            logger.error("Cannot reach %s, trying again in %gs: %s", where, pause, error)
             SYSTEM_CLOCK.sleep(pause)
+    if attempt:
+        logger.warning("The broker answers after %.1fs", SYSTEM_CLOCK.monotonic() - begun)
     app.close()  # children open connections of their own
 
 
@@ -166,4 +174,6 @@ def _supervise_only(given: Given, asked: Asked, shape: Shape) -> int:
             os._exit(1)
         return worker
 
-    return supervise(shape, make_worker_here, lambda: _say_ready(shape.node))
+    code = supervise(shape, make_worker_here, lambda: _say_ready(shape.node))
+    click.echo(f"{shape.node} stopped.")
+    return code
