@@ -102,7 +102,7 @@ def open_app(given: Given, *, required: bool = False) -> Umbel:
         app = find_app(name)
     elif required:
         raise click.UsageError(
-            f"which application? Name its module, as in -A {_likely_module(folder)}, or set UMBEL_APP"
+            f"which application? Name its module (-A {_likely_module(folder)}) or set UMBEL_APP"
         )
     else:
         app = Umbel()
