@@ -20,6 +20,7 @@ from umbel.servers.rabbitmq.consumer import Hold
 from umbel.servers.rabbitmq.link import Turn
 from umbel.servers.rabbitmq.properties import moved_from
 from umbel.servers.rabbitmq.publishing import TIMEOUT, Publishing
+from umbel.telemetry import emit
 from umbel.topology import Queue, Topology
 
 #: Where dead letters are without a ledger: their header has the reason, the queue and the time.
@@ -42,6 +43,7 @@ class RabbitSettling:
 
     def end(self, deliveries: Sequence[Delivery]) -> int:
         held = [each.tag for each in deliveries if _holds(each.tag)]
+        emit("delivery.ending", count=len(held))
         for intake in {tag.intake for tag in held}:
             intake.end([tag.number for tag in held if tag.intake is intake])
         return len(deliveries) - len(held)

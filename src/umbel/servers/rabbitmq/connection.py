@@ -36,8 +36,6 @@ from pika.exceptions import (
     ChannelClosed,
     ChannelClosedByClient,
     ConnectionClosedByBroker,
-    ProbableAccessDeniedError,
-    ProbableAuthenticationError,
     StreamLostError,
 )
 
@@ -81,6 +79,8 @@ class _Amqp(SelectConnection):  # type: ignore[misc]  # pika has no types for my
     _adapter_emit_data: Callable[[bytes], None]
     #: pika gives no other way to it.
     socket: socket.socket | None = None
+    #: What was raised by others while pika worked.
+    struck: BaseException | None = None
 
     def _read_frame(self) -> tuple[int, Any]:
         data = self._frame_buffer
@@ -102,6 +102,13 @@ class _Amqp(SelectConnection):  # type: ignore[misc]  # pika has no types for my
     def _proto_connection_made(self, transport: Any) -> None:
         self.socket = transport._sock  # noqa: SLF001 -- see the attribute
         super()._proto_connection_made(transport)  # pyright: ignore[reportAttributeAccessIssue] -- pika's bases are made at run time
+
+    def _proto_connection_lost(self, error: BaseException | None) -> None:
+        # pika takes whatever is raised while it reads or writes for an error of the socket. But it
+        # may be a soft time limit, which must get through to the task that it struck.
+        if error is not None and not isinstance(error, (OSError, AMQPError)):
+            self.struck = error
+        super()._proto_connection_lost(error)  # pyright: ignore[reportAttributeAccessIssue] -- as above
 
     def abort(self) -> None:
         """Close the socket at the next step, without a word to the server."""
@@ -174,12 +181,12 @@ class Connection:
 
     def _not_open(self, failure: BaseException) -> Exception:
         causes = [_root(each) for each in getattr(failure, "exceptions", [failure])]
-        for cause in causes:
-            if isinstance(cause, ProbableAuthenticationError):
-                return ImproperlyConfigured(f"{self.display_url} refuses this user or password")
-            if isinstance(cause, ProbableAccessDeniedError):
+        # pika guesses a wrong password from any connection that breaks at that point; the server
+        # that refuses one says so.
+        for text in map(str, causes):
+            if "ACCESS_REFUSED" in text or "NOT_ALLOWED" in text:
                 return ImproperlyConfigured(
-                    f"{self.display_url} has no such virtual host, or this user may not enter it"
+                    f"{self.display_url} refuses this user, password or virtual host: {text}"
                 )
         return ConnectionLost(f"cannot connect to {self.display_url}: {causes[-1]}")
 
@@ -193,6 +200,9 @@ class Connection:
         self._loop.poll()
         self._loop.process_timeouts()
         self._loop.remove_timeout(timer)
+        if self._amqp is not None and self._amqp.struck is not None:
+            struck, self._amqp.struck = self._amqp.struck, None
+            raise struck
 
     def drive(self, done: Callable[[], Any], deadline: float) -> None:
         """Step until ``done``. Raises ConnectionLost, or TimeoutError at the deadline."""

@@ -260,22 +260,29 @@ class RabbitConsumer:
         self.link.end()
 
     def _wait(self, limit: int, deadline: float) -> None:
-        while not self.link.run(self._waiting(limit), min(deadline, self._due_by())):
-            if deadline <= _monotonic():
+        while True:
+            due = self._next_due()
+            self.link.run(self._turn(limit, due), min(deadline, self._due_by(due)))
+            if self._may_return(limit) or deadline <= _monotonic():
                 break
         self._woken = False
 
-    def _waiting(self, limit: int) -> Turn[Intake]:
+    def _turn(self, limit: int, due: float | None) -> Turn[Intake]:
         return Turn(
             lambda intake, by: intake.want(limit, by + _TIMEOUT),
-            lambda: (
-                self._woken or (limit > 0 and self._intake is not None and self._intake.ready())
-            ),
+            # An early message that came meanwhile may be due before this wait ends.
+            lambda: self._may_return(limit) or self._next_due() != due,
         )
 
-    def _due_by(self) -> float:
-        """Return when, in monotonic time, the next early message is due."""
-        due = self._intake.next_due() if self._intake is not None else None
+    def _may_return(self, limit: int) -> bool:
+        ready = limit > 0 and self._intake is not None and self._intake.ready()
+        return self._woken or ready
+
+    def _next_due(self) -> float | None:
+        return self._intake.next_due() if self._intake is not None else None
+
+    def _due_by(self, due: float | None) -> float:
+        """Return a wall time of the future in monotonic time."""
         if due is None:
             return float("inf")
         return _monotonic() + max(due - self._session.hub.clock.now(), 0.0)

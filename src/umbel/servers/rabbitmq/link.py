@@ -35,7 +35,7 @@ from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 from umbel.clock import SYSTEM_CLOCK
-from umbel.exceptions import ConnectionLost
+from umbel.exceptions import ConnectionLost, TimeoutError, TransportError  # noqa: A004 -- ours
 from umbel.servers.rabbitmq.connection import Connection
 
 #: Seconds after which a connection that nobody drove is looked at before it is used.
@@ -147,7 +147,9 @@ class Link(Generic[S]):
 
         def keep() -> None:
             while not self._end.wait(interval):
-                tick()
+                # What breaks the connection is told to its next user.
+                with contextlib.suppress(TransportError, TimeoutError):
+                    tick()
 
         threading.Thread(target=keep, name=name, daemon=True).start()
 
@@ -212,27 +214,26 @@ class Link(Generic[S]):
             turn = self._inbox.popleft()
             if turn.abandoned:
                 continue
-            if not turn.connects and self._session is None:
-                turn.finish()
-                continue
             try:
-                turn.begin(self._current(turn.deadline), turn.deadline)
+                self._refresh()
+                if self._session is None and turn.connects:
+                    self._session = self._open_session(turn.deadline)
+                    self._driven_at = _monotonic()
+                if self._session is not None:
+                    turn.begin(self._session, turn.deadline)
             except Exception as error:  # noqa: BLE001 -- it is its caller's, who raises it
                 turn.finish(error)
             else:
                 self._begun.append(turn)
                 self._unsent = True
 
-    def _current(self, deadline: float) -> S:
+    def _refresh(self) -> None:
+        """Let go of a connection that broke while nobody drove it."""
         session = self._session
         if session is not None and (
             session.connection.trouble or _monotonic() - self._driven_at > _STALE_AFTER
         ):
             self._step(0.0)
-        if self._session is None:
-            self._session = self._open_session(deadline)
-            self._driven_at = _monotonic()
-        return self._session
 
     def _step(self, timeout: float) -> None:
         self._unsent = False

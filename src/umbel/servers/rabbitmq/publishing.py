@@ -57,7 +57,10 @@ class Publishing:
             raise ConnectionLost(f"{self._hub.address.display_url} did not answer in {TIMEOUT} s")
 
     def _fly(self, flight: Flight, needs: _Needs, deadline: float) -> None:
+        under_way: list[Channels] = []
+
         def begin(channels: Channels, by: float) -> None:
+            under_way.append(channels)
             needs.provide(channels, flight, by)
             channels.confirms.send(flight)
 
@@ -67,6 +70,7 @@ class Publishing:
             raise TimeoutError(
                 f"{self._hub.address.display_url} confirmed {flight.answered} of "
                 f"{len(flight.outgoing)} messages in time"
+                + "".join(channels.connection.blocked for channels in under_way)
             )
 
 
