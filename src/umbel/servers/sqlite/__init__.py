@@ -45,8 +45,8 @@ class SqliteServer:
         self.results: ResultStore = SqliteResults(store)
         self.ledger: Ledger | None = SqliteLedger(store)
         self.committer: Committer = SqliteCommitter(store)
-        self._database = database
+        self.database = database
 
     def close(self) -> None:
         """Close all of it. Idempotent."""
-        self._database.close()
+        self.database.close()

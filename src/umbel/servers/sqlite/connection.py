@@ -21,9 +21,13 @@ Files that vanish. ``rm tasks.sqlite`` during development must not make a runnin
 a file that nobody sees any more: each use compares the path's inode with the open one (1 us) and
 opens anew. SQLite notices as well, and deletes no log of the new file.
 
-Fork. A connection must not be used in a child, nor closed there while the parent may use it.
-``_abandon`` keeps the parent's objects alive, unused, for as long as the child lives, and the child
-opens its own. The turn's descriptor is closed: a lock lives as long as any copy of it.
+Fork. SQLite's library remembers which locks its process holds, and a child inherits that memory but
+not the locks: it would write without them, or wait for ever for a transaction of a thread that does
+not exist there. So before a fork the parent lets its transactions end and closes; both sides open
+anew when they need to. A fork that Python is not told of (in C), or that would have to wait too
+long, leaves connections in the child. One whose owner only waited for its turn is closed there,
+which touches nothing of the parent's; others are kept, unused, because to undo their transactions
+would. The turn's descriptor is closed as well: a lock lives as long as any copy of it.
 
 Rejected: ``BEGIN EXCLUSIVE`` with a long busy timeout (unfair); one connection per thread (memory,
 cold caches); a writer thread (two switches of thread per publish); ``lockf`` for the turn (dropped
@@ -57,6 +61,8 @@ CHECKPOINT_PAGES = 2000
 LOG_LIMIT = 64 << 20
 #: Seconds a write waits for its turn when the caller gave no deadline.
 WRITE_TIMEOUT = 60.0
+#: Seconds that a fork waits for the transactions of other threads.
+FORK_TIMEOUT = 2.0
 #: Seconds that one attempt waits for a foreign program's lock, holding up the others meanwhile.
 BUSY_TIMEOUT = 0.25
 
@@ -89,7 +95,8 @@ class Database:
         self.bells = Bells(path)
         self._turn_path = f"{path}-lock"
         self._reset()
-        _open.add(self)
+        with _registering:
+            _open.add(self)
 
     def _reset(self) -> None:
         self._writing = threading.Lock()
@@ -100,7 +107,11 @@ class Database:
         #: Those of the file that the connections have open; -1 = open anew.
         self._writer_inode = self._reader_inode = -1
         self._turn_fd = -1
+        #: Who has ``_writing`` waits for the turn, outside of SQLite.
+        self._waits = False
         self._mode = 0o600
+        #: Locks taken for a fork.
+        self._resting: list[threading.Lock] = []
 
     def write(self, *, deadline: float | None = None) -> _Write:
         """Return a context in which the file is ours alone; commits at its end, or undoes all.
@@ -126,10 +137,8 @@ class Database:
     def close(self) -> None:
         """Close the connections; the next use opens them again."""
         with self._reading, self._writing:
+            self._close_reader()
             self._close_writer()
-            if self._reader is not None:
-                self._reader.close()
-                self._reader = None
         self.bells.close()
 
     # --- a write, from begin to end
@@ -139,12 +148,13 @@ class Database:
         left = min(left, threading.TIMEOUT_MAX)
         if left <= 0.0 or not self._writing.acquire(timeout=left):
             raise self._too_late()
+        patient = deadline is None
         try:
+            until = SYSTEM_CLOCK.monotonic() + left
             transaction = self._transaction
             if transaction is None or self._writer_inode != self._inode():
-                transaction = self._open_writer()
-            until = SYSTEM_CLOCK.monotonic() + left
-            self._begin_transaction(transaction, until, patient=deadline is None)
+                transaction = self._open_writer(until, patient=patient)
+            self._begin_transaction(transaction, until, patient=patient)
         except BaseException as error:
             self._writing.release()
             if isinstance(error, (sqlite3.Error, OSError)):
@@ -169,14 +179,21 @@ class Database:
         try:
             fcntl.flock(self._turn_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            if patient:
-                fcntl.flock(self._turn_fd, fcntl.LOCK_EX)
-                return
-            fd = Turn(self._turn_path, self._mode).wait(until - SYSTEM_CLOCK.monotonic())
-            if fd < 0:
-                raise self._too_late() from None
-            os.close(self._turn_fd)
-            self._turn_fd = fd
+            self._waits = True
+            try:
+                self._wait_for_turn(until, patient=patient)
+            finally:
+                self._waits = False
+
+    def _wait_for_turn(self, until: float, *, patient: bool) -> None:
+        if patient:
+            fcntl.flock(self._turn_fd, fcntl.LOCK_EX)
+            return
+        fd = Turn(self._turn_path, self._mode).wait(until - SYSTEM_CLOCK.monotonic())
+        if fd < 0:
+            raise self._too_late()
+        os.close(self._turn_fd)
+        self._turn_fd = fd
 
     def _end(self, transaction: Transaction, error: BaseException | None) -> None:
         rung: list[int] = []
@@ -194,9 +211,9 @@ class Database:
                 self._undo(error)
             fcntl.flock(self._turn_fd, fcntl.LOCK_UN)
             self._writing.release()
-        if rung and not self.bells.ring(rung):
+        while rung and not self.bells.ring(rung):
             # Somebody of these is dead: ring others too, rather one too many than none.
-            self.bells.ring(self.bells.claim(queued, stored))
+            rung = self.bells.claim(queued, stored)
         if isinstance(error, (sqlite3.Error, OSError)):
             self._raise(error)
 
@@ -230,16 +247,15 @@ class Database:
     def _open_reader(self) -> sqlite3.Connection:
         with self._writing:
             if self._transaction is None or self._writer_inode != self._inode():
-                self._open_writer()
+                self._open_writer(SYSTEM_CLOCK.monotonic() + WRITE_TIMEOUT, patient=True)
             inode = self._writer_inode
-        if self._reader is not None:
-            self._reader.close()
+        self._close_reader()
         self._reader = self._connect()
         self._reader.execute("PRAGMA query_only = 1")
         self._reader_inode = inode
         return self._reader
 
-    def _open_writer(self) -> Transaction:
+    def _open_writer(self, until: float, *, patient: bool) -> Transaction:
         with translating(self.path):
             schema.check_library()
             location.refuse_network(self.path)
@@ -248,11 +264,13 @@ class Database:
             _make(self.path)
             self._mode = self.path.stat().st_mode & 0o666
             self._turn_fd = _open_as(self._turn_path, self._mode)
-            fcntl.flock(self._turn_fd, fcntl.LOCK_EX)
-            try:
-                self._writer = self._prepare(self._connect())
-            finally:
-                fcntl.flock(self._turn_fd, fcntl.LOCK_UN)
+            self._writer = self._connect()
+            if not _is_ready(self._writer):
+                self._take_turn(until, patient=patient)
+                try:
+                    _prepare(self._writer)
+                finally:
+                    fcntl.flock(self._turn_fd, fcntl.LOCK_UN)
             self.bells.open(self._mode)
             self._writer_inode = self._inode()
             self._transaction = Transaction(self._writer)
@@ -272,18 +290,10 @@ class Database:
         connection.execute(f"PRAGMA journal_size_limit = {LOG_LIMIT}")
         return connection
 
-    def _prepare(self, writer: sqlite3.Connection) -> sqlite3.Connection:
-        try:
-            if not schema.is_current(writer):
-                writer.execute("PRAGMA auto_vacuum = INCREMENTAL")
-                writer.execute("PRAGMA journal_mode = WAL")
-                writer.execute("BEGIN IMMEDIATE")
-                schema.upgrade(writer)
-                writer.execute("COMMIT")
-        except BaseException:
-            writer.close()
-            raise
-        return writer
+    def _close_reader(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.close()
 
     def _close_writer(self) -> None:
         if self._writer is not None:
@@ -292,8 +302,29 @@ class Database:
             os.close(self._turn_fd)
         self._writer, self._transaction, self._turn_fd = None, None, -1
 
-    def _abandon(self) -> None:
-        """Forget, in a forked child, what belongs to the parent."""
+    # --- forks
+
+    def rest(self) -> None:
+        """Before a fork: wait for transactions to end, and close; not for ever."""
+        for lock, close in (
+            (self._reading, self._close_reader),
+            (self._writing, self._close_writer),
+        ):
+            if lock.acquire(timeout=FORK_TIMEOUT):
+                self._resting.append(lock)
+                with contextlib.suppress(sqlite3.Error):
+                    close()
+
+    def go_on(self) -> None:
+        """After a fork, in the parent."""
+        while self._resting:
+            self._resting.pop().release()
+
+    def begin_anew(self) -> None:
+        """After a fork, in the child: forget what belongs to the parent."""
+        if self._writer is not None and self._waits:
+            self._writer.close()
+            self._writer = None
         _abandoned.extend(each for each in (self._writer, self._reader) if each is not None)
         if self._turn_fd >= 0:
             os.close(self._turn_fd)
@@ -340,15 +371,52 @@ def _open_as(path: str, mode: int) -> int:
     return fd
 
 
-#: Every database of this process, so that a forked child can let go of them.
+def _is_ready(connection: sqlite3.Connection) -> bool:
+    try:
+        return schema.is_current(connection)
+    except sqlite3.Error as error:
+        if is_busy(error):  # somebody is making it just now
+            return False
+        raise
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    """Make or upgrade the tables, unless somebody did meanwhile. It is our turn."""
+    if not schema.is_current(connection):
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("BEGIN IMMEDIATE")
+        schema.upgrade(connection)
+        connection.execute("COMMIT")
+
+
+#: Every database of this process, for forks; and what guards adding to it.
 _open: weakref.WeakSet[Database] = weakref.WeakSet()
+_registering = threading.Lock()
 #: The parent's connections, in a child: kept from being closed.
 _abandoned: list[sqlite3.Connection] = []
 
 
+def _before_fork() -> None:
+    _registering.acquire()
+    for database in list(_open):
+        database.rest()
+
+
+def _after_fork_in_parent() -> None:
+    for database in list(_open):
+        database.go_on()
+    _registering.release()
+
+
 def _after_fork_in_child() -> None:
     for database in list(_open):
-        database._abandon()  # noqa: SLF001 -- one module
+        database.begin_anew()
+    _registering.release()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+os.register_at_fork(
+    before=_before_fork,
+    after_in_parent=_after_fork_in_parent,
+    after_in_child=_after_fork_in_child,
+)

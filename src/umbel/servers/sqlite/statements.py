@@ -169,9 +169,11 @@ HELD_BY = """
 SELECT h.id, m.data FROM held AS h JOIN messages AS m ON m.id = h.id WHERE h.consumer = ?1
 """
 
-# parameters  1 id, 2 crashes to add, 3 suspect, 4 verdict
+# parameters  1 id, 2 crashes to add, 3 suspect, 4 verdict ("" = an earlier one stays)
 CHARGE = """
-UPDATE held SET crashes = crashes + ?2, suspect = ?3, verdict = ?4 WHERE id = ?1
+UPDATE held
+SET crashes = crashes + ?2, suspect = ?3, verdict = coalesce(nullif(?4, ''), verdict)
+WHERE id = ?1
 """
 
 # A message that goes behind the others gets a new id, which makes the old hold void as well.

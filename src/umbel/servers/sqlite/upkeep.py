@@ -80,7 +80,9 @@ class Upkeep:
             (pages,) = connection.execute("PRAGMA page_count").fetchone()
         if free > SPARE_PAGES and free > pages // 2:
             with self._database.write() as transaction:
-                transaction.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
+                for _ in range(VACUUM_PAGES):
+                    # Python's module takes one step only, and a step is one page.
+                    transaction.execute("PRAGMA incremental_vacuum(1)")
 
 
 def _delete_queues(transaction: Transaction, now: float) -> None:
