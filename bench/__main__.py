@@ -32,7 +32,7 @@ def main() -> int:
         python_of(system)  # installs are not in anybody's way later
     results = [_run(case, stage, names, 1 if options.quick else options.rounds) for case in cases]
     if not (options.quick or options.no_record):
-        report.record(results, options.note)
+        report.record(results, options.note, scale=options.scale)
     return int(any(rounds.failures for rounds in results))
 
 

@@ -1,7 +1,7 @@
 """Tables for the terminal and for RESULTS.md, which keeps one section a commit.
 
-A section is headed by the commit; below it stands one part a case. Measuring a case again at the
-same commit replaces its part, and nothing else.
+A section is headed by the commit; below it stands one part a case, with when and how it was
+measured. Measuring a case again at the same commit replaces its part, and nothing else.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import platform
 import sqlite3
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -47,23 +47,23 @@ def table(rounds: Rounds) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def record(results: Sequence[Rounds], note: str) -> None:
+def record(results: Sequence[Rounds], note: str, *, scale: float) -> None:
     """Write the tables into RESULTS.md, under this commit."""
+    parts = {
+        each.case.title: f"{facts(each, scale)} {note}".strip() + f"\n\n{table(each)}"
+        for each in results
+    }
     text = RESULTS.read_text() if RESULTS.exists() else ""
-    sections = dict(_split(text, "## "))
-    parts = dict(_split(sections.pop(commit(), ""), "### "))
-    facts = parts.pop("", "") if not results else f"{facts_of_run(results)} {note}".strip() + "\n"
-    for rounds in results:
-        parts[rounds.case.title] = f"\n{table(rounds)}\n"
-    body = (
-        "\n" + facts + "".join(f"\n### {title}\n{part.rstrip()}\n" for title, part in parts.items())
-    )
-    older = {title: section for title, section in sections.items() if title}
-    sections = {commit(): body, **older}
-    RESULTS.write_text(
-        HEAD
-        + _promises()
-        + "".join(f"\n## {title}\n{section.rstrip()}\n" for title, section in sections.items())
+    RESULTS.write_text(HEAD + _promises() + merged(text, commit(), parts))
+
+
+def merged(text: str, heading: str, parts: Mapping[str, str]) -> str:
+    """Return the sections of a text, newest first, with these parts in the one so headed."""
+    sections = {title: dict(_split(body, "### ")) for title, body in _split(text, "## ")}
+    newest = {**sections.pop(heading, {}), **parts}
+    return "".join(
+        f"\n## {title}\n" + "".join(f"\n### {name}\n\n{part}\n" for name, part in section.items())
+        for title, section in {heading: newest, **sections}.items()
     )
 
 
@@ -74,14 +74,14 @@ def commit() -> str:
     return f"{sha}{changed}"
 
 
-def facts_of_run(results: Sequence[Rounds]) -> str:
-    """Return where, when and how the run was made."""
-    count = max(len(values) for rounds in results for values in rounds.values.values())
+def facts(rounds: Rounds, scale: float) -> str:
+    """Return when, where and how a case was measured."""
+    count = max((len(values) for values in rounds.values.values()), default=0)
     today = dt.datetime.now(tz=dt.UTC).date()
     return (
         f"{today}, {os.cpu_count()} cores, {platform.system()}, "
-        f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, "
-        f"up to {count} rounds."
+        f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}; "
+        f"{count} rounds, amounts of work times {scale:g}."
     )
 
 
@@ -144,12 +144,9 @@ def _version(system: System) -> str:
 
 
 def _split(text: str, mark: str) -> list[tuple[str, str]]:
-    """Split a text at its headings; what stands before the first has none."""
-    found: list[tuple[str, str]] = []
-    for index, part in enumerate(f"\n{text}".split(f"\n{mark}")):
-        title, _, rest = part.partition("\n")
-        found.append((title, rest) if index else ("", part))
-    return found
+    """Split a text at its headings; what stands before the first is left out."""
+    parts = (part.partition("\n") for part in f"\n{text}".split(f"\n{mark}")[1:])
+    return [(title, rest.strip()) for title, _, rest in parts]
 
 
 def _git(*args: str) -> str:
