@@ -1,4 +1,4 @@
-"""mypy and Pyright on what users write: accepted.py passes, each marked line of refused.py fails."""
+"""mypy and Pyright on what users write: accepted.py passes, marked lines of refused.py fail."""
 
 from __future__ import annotations
 
