@@ -55,7 +55,7 @@ def _check_name(name: str, module_name: str) -> None:
         path = Path(module_name).with_suffix("")
         hint = ".".join(part for part in path.parts if part not in (".", "/"))
         raise AppNotFound(f"-A {name}: expected a module's name, not a file's: -A {hint}")
-    if not all(part.isidentifier() for part in module_name.split(".")):
+    if not all(part.isidentifier() for part in name.replace(":", ".", 1).split(".")):
         raise AppNotFound(f"-A {name}: expected module or module:attribute")
 
 
