@@ -155,6 +155,10 @@ class LeaseContract(Suite):
             delivery = stage.one(consumer)
             assert delivery.verdict == "terminated"
             consumer.give_back([delivery])
+        consumer_id, consumer = stage.session(queue)
+        stage.take(consumer)
+        stage.transport.recover([DeadConsumer(consumer_id, (task_id,))])
+        assert stage.one(stage.consumer(queue)).verdict == "terminated"
 
     def test_what_a_dead_consumer_had_not_begun_goes_back_free_and_first(
         self, stage: Stage, queue: str
