@@ -16,6 +16,8 @@ picks the suites; ``ServerContract`` is all of them:
 A server whose leases and due times come from its own clock takes no fake one; then time really
 passes, in short pieces: ``Backend(url, row="redis", short=0.4)``.
 
+The suites need pytest with pytest-timeout, and Hypothesis.
+
 Nothing here asks which server it is. Where servers may differ, ``Capabilities`` says how, and
 ``capabilities.TABLE`` is what each of ours must be able to do. A server without a ledger leaves out
 ``LedgerContract`` and lists the others.
