@@ -151,6 +151,8 @@ class Intake:
         if self._channel is None:
             self._declare_exclusive(deadline)
             self._channel = connection.channel(deadline, vital=True)
+            # The server tells when it ends a consumer because its queue was deleted.
+            self._channel.add_on_cancel_callback(self._on_cancelled)
         try:
             connection.call(self._channel.basic_qos, deadline, prefetch_count=prefetch)
             for queue in self._queues:
@@ -165,8 +167,6 @@ class Intake:
         except Refused as refused:
             raise TransportError(f"cannot receive from {self._queues}: {refused.text}") from refused
         self._prefetch += prefetch
-        # The server tells when it ends a consumer because the queue was deleted.
-        self._channel.add_on_cancel_callback(self._on_cancelled)
 
     def _declare_exclusive(self, deadline: float) -> None:
         control = Control(self.connection)
@@ -269,9 +269,10 @@ class RabbitConsumer:
 
     def _turn(self, limit: int, due: float | None) -> Turn[Intake]:
         return Turn(
-            lambda intake, by: intake.want(limit, by + _TIMEOUT),
+            lambda intake, by: intake.want(limit, by),
             # An early message that came meanwhile may be due before this wait ends.
             lambda: self._may_return(limit) or self._next_due() != due,
+            grace=_TIMEOUT,
         )
 
     def _may_return(self, limit: int) -> bool:
@@ -301,7 +302,7 @@ class RabbitConsumer:
 
     def _tick(self) -> None:
         """Answer the server's heartbeats, and hoard nothing while nobody receives."""
-        if self._left_at + _HOARDED <= _monotonic():
+        if not self._receiving and self._left_at + _HOARDED <= _monotonic():
             self.link.run(Turn(self._let_go, connects=False), _monotonic() + _TIMEOUT)
         self.link.serve()
 
@@ -316,7 +317,7 @@ class RabbitConsumer:
             session.hub.address,
             name=f"umbel {session.consumer_id}",
             heartbeat=session.heartbeat,
-            deadline=max(deadline, _monotonic() + session.hub.address.connect_timeout),
+            deadline=deadline,
         )
         self._intake = Intake(connection, self.link, session.hub, session.queues)
         return self._intake

@@ -58,7 +58,17 @@ S = TypeVar("S", bound=Session)
 class Turn(Generic[S]):
     """One caller's business with the connection: begin it, and tell when it is done."""
 
-    __slots__ = ("abandoned", "begin", "connects", "deadline", "done", "error", "finished", "poke")
+    __slots__ = (
+        "abandoned",
+        "begin",
+        "connects",
+        "deadline",
+        "done",
+        "error",
+        "finished",
+        "grace",
+        "poke",
+    )
 
     def __init__(
         self,
@@ -66,6 +76,7 @@ class Turn(Generic[S]):
         done: Callable[[], object] | None = None,
         *,
         connects: bool = True,
+        grace: float = 0.0,
     ) -> None:
         #: Called by the leader with the session and the deadline; may step, and may raise.
         self.begin = begin
@@ -73,6 +84,8 @@ class Turn(Generic[S]):
         self.done = done
         #: False = done, too, when there is no connection.
         self.connects = connects
+        #: Seconds beyond its deadline in which it may connect and begin.
+        self.grace = grace
         self.deadline = 0.0
         self.finished = False
         self.abandoned = False
@@ -216,11 +229,12 @@ class Link(Generic[S]):
                 continue
             try:
                 self._refresh()
+                by = turn.deadline + turn.grace
                 if self._session is None and turn.connects:
-                    self._session = self._open_session(turn.deadline)
+                    self._session = self._open_session(by)
                     self._driven_at = _monotonic()
                 if self._session is not None:
-                    turn.begin(self._session, turn.deadline)
+                    turn.begin(self._session, by)
             except Exception as error:  # noqa: BLE001 -- it is its caller's, who raises it
                 turn.finish(error)
             else:

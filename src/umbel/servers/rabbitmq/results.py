@@ -116,8 +116,9 @@ class RabbitWatch:
     def receive(self, timeout: float) -> list[tuple[str, bytes]]:
         follower, here = self._follower, self._here
         turn = Turn[Channels](
-            lambda channels, deadline: channels.hear(here.replies, deadline + TIMEOUT),
+            lambda channels, deadline: channels.hear(here.replies, deadline),
             lambda: follower.news or follower.woken,
+            grace=TIMEOUT,
         )
         here.link.run(turn, _monotonic() + timeout)
         follower.woken = False
