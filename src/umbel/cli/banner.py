@@ -16,7 +16,7 @@ from umbel.version import VERSION
 from umbel.worker.launch import Worker
 
 _ART = ("  o  o o  o  ", "   \\ \\ / /   ", "    \\\\|//    ", "      |      ")
-#: Width of the names in the sections.
+#: Least width of the names in the sections.
 _NAMES = 14
 
 
@@ -47,8 +47,10 @@ def _heading(node: str) -> Iterator[str]:
 
 def _section(title: str, rows: Iterable[tuple[str, str]]) -> Iterator[str]:
     yield click.style(f"[{title}]", fg="cyan")
-    for name, value in rows:
-        yield f"  {name:{_NAMES}} {value}".rstrip()
+    listed = list(rows)
+    width = max(_NAMES, *(len(name) for name, value in listed if value), 0)
+    for name, value in listed:
+        yield f"  {name:{width}} {value}".rstrip()
     yield ""
 
 
@@ -57,7 +59,7 @@ def _config(worker: Worker, level: int) -> Iterator[tuple[str, str]]:
     store = servers.store.display_url if servers.store else "on the same server"
     main = getattr(worker.app, "main", None) or "(no name)"
     shows = "" if level <= logging.INFO else " (-l INFO shows every task)"
-    yield "app:", f"{main}, {len(worker.app.tasks)} tasks"
+    yield "app:", main
     yield "transport:", servers.broker.display_url
     yield "results:", store
     yield "concurrency:", f"{worker.concurrency} ({worker.pool})"
@@ -66,8 +68,7 @@ def _config(worker: Worker, level: int) -> Iterator[tuple[str, str]]:
 
 def _queue(queue: Queue) -> tuple[str, str]:
     exchange = queue.exchange
-    key = queue.routing_key or queue.name
-    return queue.name, f"exchange={exchange.name}({exchange.type}) key={key}"
+    return queue.name, f"exchange={exchange.name}({exchange.type}) key={queue.routing_key}"
 
 
 def _tasks(worker: Worker) -> list[str]:

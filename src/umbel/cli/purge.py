@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -57,7 +58,14 @@ def _ask(app: Umbel, depths: Mapping[str, Depth]) -> None:
     click.echo(f"On {where}:", err=True)
     for name, depth in depths.items():
         click.echo(f"  {name}: {depth.ready} ready, {depth.delayed} delayed", err=True)
-    click.confirm("Delete them for ever?", abort=True, err=True)
+    try:
+        agreed = click.confirm("Delete them for ever?", err=True)
+    except click.Abort:
+        if sys.stdin.isatty():
+            raise
+        raise click.UsageError("nobody is there to be asked: -f deletes without asking") from None
+    if not agreed:
+        raise click.ClickException("nothing was deleted")
 
 
 def _count(messages: int) -> str:

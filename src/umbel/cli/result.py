@@ -12,6 +12,7 @@ from umbel.app import Umbel
 from umbel.cli.given import given, open_app, shared_options
 from umbel.exceptions import TimeoutError as ResultTimeout
 from umbel.result import AsyncResult
+from umbel.spelling import suggestion
 
 
 @click.command("result", short_help="Show what became of a task.")
@@ -39,6 +40,8 @@ def command(ctx: click.Context, /, *, task_id: str, as_json: bool, **options: An
 def _result(app: Umbel, task_id: str, name: str | None) -> AsyncResult[Any]:
     if name is None:
         return app.AsyncResult(task_id)
+    if name not in app.tasks:
+        raise click.UsageError(f"no task named {name!r}{suggestion(name, app.tasks)}")
     result: AsyncResult[Any] = app.tasks[name].AsyncResult(task_id)
     return result
 
@@ -69,7 +72,9 @@ def _show(result: AsyncResult[Any], *, with_traceback: bool) -> None:
     elif with_traceback and result.traceback:
         click.echo(result.traceback)
     elif result.ready():
-        click.echo(f"{result.state}: {value!r}", err=True)
+        click.echo(f"umbel: {result.state}: {value!r}", err=True)
     else:
-        detail = f": {pprint.pformat(value)}" if value is not None else ""
-        click.echo(f"not ready, its state is {result.state}{detail}", err=True)
+        detail = f": {value!r}" if value is not None else ""
+        click.echo(
+            f"umbel: {result.id} is not ready, its state is {result.state}{detail}", err=True
+        )
