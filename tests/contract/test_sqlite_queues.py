@@ -187,6 +187,17 @@ def test_a_consumer_sees_queues_that_are_declared_later(stage: Stage) -> None:
     assert ids(stage.take(consumer)) == sent
 
 
+def test_a_consumer_may_have_very_many_queues(stage: Stage) -> None:
+    names = [f"many-{number}" for number in range(600)]
+    stage.transport.declare(Topology(queues=tuple(Queue(name) for name in names)))
+    low = stage.send(names[3], 2)
+    high = stage.send(names[599], priority=9)
+    later = stage.send(names[0])
+    consumer = stage.consumer(*names)
+    assert ids(stage.take(consumer, 2)) == [*high, low[0]]
+    assert ids(stage.take(consumer, 2)) == [low[1], *later]
+
+
 # --- messages
 
 

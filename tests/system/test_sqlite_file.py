@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
+import signal
 import sqlite3
 import stat
 import threading
@@ -11,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
@@ -365,6 +368,66 @@ def test_a_fork_waits_no_longer_than_it_must(server: Server, url: str) -> None:
         holder.input.flush()
         publishing()
     assert len(drain(server, "tasks", "t")) == 1
+
+
+class StruckError(Exception):
+    """What a signal handler raises, as a soft time limit does."""
+
+
+# Where Python itself cannot pass an exception on, it warns: in a destructor, say.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.timeout(120)
+def test_exceptions_that_strike_anywhere_leave_no_lock_behind(server: Server, url: str) -> None:
+    # Given: a signal that raises in the main thread again and again, at any step
+    sent: list[str] = []
+    strikes = 0
+
+    def strike(_number: int, _frame: FrameType | None) -> None:
+        raise StruckError
+
+    before = signal.signal(signal.SIGALRM, strike)
+    other = servers.open(url)
+    stop = threading.Event()
+
+    def contend() -> None:
+        while not stop.is_set():
+            other.results.put([ResultRecord("x", b"m", SUCCESS)])
+
+    join = in_thread(contend)
+    # When: the thread publishes all the time
+    for number in range(400):
+        try:
+            signal.setitimer(signal.ITIMER_REAL, random.uniform(0.00001, 0.002))
+            for count in range(100):
+                task_id = f"{number}-{count}"
+                send(server, "tasks", task_id)
+                sent.append(task_id)
+        except StruckError:
+            strikes += 1
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+    stop.set()
+    join()
+    # Then: nobody waits for ever, and what was confirmed is there, once
+    send(server, "tasks", "last")
+    send(other, "tasks", "other")
+    got = Counter(each.message.id for each in drain(other, "tasks", "t"))
+    print(f"{strikes} strikes, {len(sent)} sent, {len(got) - len(sent) - 2} of unknown fate")
+    assert strikes > 300
+    assert set(sent) <= set(got)
+    assert max(got.values()) == 1
+    other.close()
+
+
+def test_a_signal_handler_that_writes_while_its_thread_does_is_refused(server: Server) -> None:
+    assert isinstance(server, SqliteServer)
+    with server.database.write() as transaction:
+        transaction.execute("UPDATE state SET swept_at = 5")
+        with pytest.raises(TransportError, match="signal handler"):
+            send(server, "tasks", "x")
+    with server.database.read() as connection:
+        assert connection.execute("SELECT swept_at FROM state").fetchone() == (5.0,)
 
 
 def test_many_threads_share_a_server(server: Server) -> None:

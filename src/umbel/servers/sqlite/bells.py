@@ -93,15 +93,16 @@ class Bells:
     def claim(self, queued: Mapping[int, int], stored: Iterable[int]) -> list[int]:
         """Choose the sleepers that a commit concerns and mark them awake; return their slots."""
         states = self._states
-        if states is None:
-            return []
         chosen: list[int] = []
-        if queued and states.find(_IDLE_CONSUMER, _STATES_AT, _STATES_END) >= 0:
-            chosen += _sleepers(states, _IDLE_CONSUMER, dict(queued))
-        if stored and states.find(_IDLE_WATCH, _STATES_AT, _STATES_END) >= 0:
-            chosen += _sleepers(states, _IDLE_WATCH, dict.fromkeys(stored, SLOTS))
-        for slot in chosen:
-            states[_STATES_AT + slot] = _CLAIMED
+        if states is None:
+            return chosen
+        with contextlib.suppress(ValueError):  # another thread closes the map
+            if queued and states.find(_IDLE_CONSUMER, _STATES_AT, _STATES_END) >= 0:
+                chosen += _sleepers(states, _IDLE_CONSUMER, dict(queued))
+            if stored and states.find(_IDLE_WATCH, _STATES_AT, _STATES_END) >= 0:
+                chosen += _sleepers(states, _IDLE_WATCH, dict.fromkeys(stored, SLOTS))
+            for slot in chosen:
+                states[_STATES_AT + slot] = _CLAIMED
         return chosen
 
     def ring(self, slots: Iterable[int]) -> bool:
@@ -261,18 +262,20 @@ class Bell:
 
     def idle(self) -> None:
         """From now on ring me. To be followed by a last look at the database."""
-        states = self._current() or self._claim()
-        if states is not None:
-            states[_STATES_AT + self._slot] = self._kind
+        self._exchange(self._current() or self._claim(), self._kind)
 
     def busy(self) -> bool:
         """Ring me no more; return whether I was rung."""
-        states = self._current()
-        if states is None:
-            return False
-        rung = states[_STATES_AT + self._slot] != self._kind
-        states[_STATES_AT + self._slot] = _CLAIMED
-        return rung
+        return self._exchange(self._current(), _CLAIMED) == _CLAIMED
+
+    def _exchange(self, states: mmap.mmap | None, state: int) -> int:
+        """Set the slot's state and return what it was."""
+        before = self._kind
+        if states is not None:
+            with contextlib.suppress(ValueError):  # another thread closes the map
+                before = states[_STATES_AT + self._slot]
+                states[_STATES_AT + self._slot] = state
+        return before
 
     def wait(self, timeout: float) -> None:
         """Sleep until rung or woken, at most ``timeout`` seconds."""
@@ -302,9 +305,8 @@ class Bell:
 
     def close(self) -> None:
         """Free the slot. Idempotent."""
-        states, self._closed = self._current(), True
-        if states is not None:
-            states[_STATES_AT + self._slot] = _FREE
+        self._closed = True
+        self._exchange(self._current(), _FREE)
         self._states = None
 
     def abandon(self) -> None:

@@ -29,6 +29,12 @@ long, leaves connections in the child. One whose owner only waited for its turn 
 which touches nothing of the parent's; others are kept, unused, because to undo their transactions
 would. The turn's descriptor is closed as well: a lock lives as long as any copy of it.
 
+Exceptions that strike. A soft time limit, or Ctrl-C, raises between any two steps of Python in the
+main thread. Inside the block of a ``with`` that is an error like any other. In the middle of the
+begin or the end of a write, ``_break_off`` closes what is open: the lock of threads is one that
+knows its owner, so that it can be told whether it is ours. A signal handler that writes while its
+own thread is writing is refused, as it would wait for itself.
+
 Rejected: ``BEGIN EXCLUSIVE`` with a long busy timeout (unfair); one connection per thread (memory,
 cold caches); a writer thread (two switches of thread per publish); ``lockf`` for the turn (dropped
 when any descriptor of the file is closed, and blind to threads).
@@ -42,15 +48,15 @@ import os
 import sqlite3
 import threading
 import weakref
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from types import TracebackType
 
 from umbel.clock import SYSTEM_CLOCK
-from umbel.exceptions import TimeoutError  # noqa: A004 -- ours
+from umbel.exceptions import TimeoutError, TransportError, UmbelError  # noqa: A004 -- ours
 from umbel.servers.sqlite import location, schema
 from umbel.servers.sqlite.bells import Bells
-from umbel.servers.sqlite.errors import is_broken, is_busy, translated, translating
+from umbel.servers.sqlite.errors import is_broken, is_busy, translating
 from umbel.servers.sqlite.options import Options
 from umbel.servers.sqlite.turn import TURN_FLAGS, Turn
 
@@ -99,8 +105,12 @@ class Database:
             _open.add(self)
 
     def _reset(self) -> None:
-        self._writing = threading.Lock()
-        self._reading = threading.Lock()
+        self._writing = threading.RLock()
+        #: The thread that is writing.
+        self._owner = 0
+        #: A wait for the turn that is under way.
+        self._turn: Turn | None = None
+        self._reading = threading.RLock()
         self._writer: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
         self._transaction: Transaction | None = None
@@ -111,7 +121,7 @@ class Database:
         self._waits = False
         self._mode = 0o600
         #: Locks taken for a fork.
-        self._resting: list[threading.Lock] = []
+        self._resting: list[Callable[[], None]] = []
 
     def write(self, *, deadline: float | None = None) -> _Write:
         """Return a context in which the file is ours alone; commits at its end, or undoes all.
@@ -139,7 +149,7 @@ class Database:
         with self._reading, self._writing:
             self._close_reader()
             self._close_writer()
-        self.bells.close()
+            self.bells.close()
 
     # --- a write, from begin to end
 
@@ -148,18 +158,12 @@ class Database:
         left = min(left, threading.TIMEOUT_MAX)
         if left <= 0.0 or not self._writing.acquire(timeout=left):
             raise self._too_late()
-        patient = deadline is None
-        try:
-            until = SYSTEM_CLOCK.monotonic() + left
-            transaction = self._transaction
-            if transaction is None or self._writer_inode != self._inode():
-                transaction = self._open_writer(until, patient=patient)
-            self._begin_transaction(transaction, until, patient=patient)
-        except BaseException as error:
-            self._writing.release()
-            if isinstance(error, (sqlite3.Error, OSError)):
-                self._raise(error)
-            raise
+        self._owner = threading.get_ident()
+        until, patient = SYSTEM_CLOCK.monotonic() + left, deadline is None
+        transaction = self._transaction
+        if transaction is None or self._writer_inode != self._inode():
+            transaction = self._open_writer(until, patient=patient)
+        self._begin_transaction(transaction, until, patient=patient)
         return transaction
 
     def _begin_transaction(self, transaction: Transaction, until: float, *, patient: bool) -> None:
@@ -189,46 +193,52 @@ class Database:
         if patient:
             fcntl.flock(self._turn_fd, fcntl.LOCK_EX)
             return
-        fd = Turn(self._turn_path, self._mode).wait(until - SYSTEM_CLOCK.monotonic())
-        if fd < 0:
+        turn = self._turn = Turn(self._turn_path, self._mode)
+        if not turn.wait(until - SYSTEM_CLOCK.monotonic()):
             raise self._too_late()
         os.close(self._turn_fd)
-        self._turn_fd = fd
+        self._turn_fd = turn.adopt()
+        self._turn = None
 
     def _end(self, transaction: Transaction, error: BaseException | None) -> None:
         rung: list[int] = []
         queued, stored = transaction.queued, transaction.stored
-        try:
-            if queued or stored:
-                transaction.queued, transaction.stored = {}, []
-            if error is None:
-                transaction.execute("COMMIT")
-                rung = self.bells.claim(queued, stored)
-        except sqlite3.Error as failed:
-            error = failed
-        finally:
-            if error is not None:
-                self._undo(error)
-            fcntl.flock(self._turn_fd, fcntl.LOCK_UN)
-            self._writing.release()
+        if queued or stored:
+            transaction.queued, transaction.stored = {}, []
+        if error is None:
+            transaction.execute("COMMIT")
+            rung = self.bells.claim(queued, stored)
+        else:
+            self._undo(error)
+        fcntl.flock(self._turn_fd, fcntl.LOCK_UN)
+        self._owner = 0
+        self._writing.release()
         while rung and not self.bells.ring(rung):
             # Somebody of these is dead: ring others too, rather one too many than none.
             rung = self.bells.claim(queued, stored)
-        if isinstance(error, (sqlite3.Error, OSError)):
-            self._raise(error)
 
     def _undo(self, error: BaseException) -> None:
         assert self._writer is not None
-        with contextlib.suppress(sqlite3.Error):
-            if self._writer.in_transaction:
-                self._writer.rollback()
+        if self._writer.in_transaction:
+            self._writer.rollback()
         if is_broken(error):
             # Whoever mends or replaces the file shall not have to restart us.
             self._writer_inode = -1
 
-    def _raise(self, error: sqlite3.Error | OSError) -> None:
-        if not isinstance(error, TimeoutError):
-            raise translated(error, self.path) from error
+    def _break_off(self, *, close: bool) -> None:
+        """Put in order what an exception left behind that came from a begin or an end.
+
+        With ``close`` it may have struck between any two steps, so nothing that is open is kept.
+        """
+        if not self._writing.acquire(blocking=False):
+            return  # another thread's, so this one had not got it
+        with contextlib.suppress(sqlite3.Error):
+            if close and self._owner == threading.get_ident():
+                self._close_writer()
+        self._owner = 0
+        self._writing.release()
+        with contextlib.suppress(RuntimeError):  # it was not ours before
+            self._writing.release()
 
     def _too_late(self) -> TimeoutError:
         return TimeoutError(
@@ -296,29 +306,34 @@ class Database:
             reader.close()
 
     def _close_writer(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-        if self._turn_fd >= 0:
-            os.close(self._turn_fd)
-        self._writer, self._transaction, self._turn_fd = None, None, -1
+        """Close all that a write uses; that ends the turn, too."""
+        writer, self._writer, self._transaction = self._writer, None, None
+        turn, self._turn = self._turn, None
+        fd, self._turn_fd = self._turn_fd, -1
+        if turn is not None:
+            turn.give_up()
+        if fd >= 0:
+            os.close(fd)
+        if writer is not None:
+            writer.close()
 
     # --- forks
 
     def rest(self) -> None:
         """Before a fork: wait for transactions to end, and close; not for ever."""
-        for lock, close in (
-            (self._reading, self._close_reader),
-            (self._writing, self._close_writer),
-        ):
-            if lock.acquire(timeout=FORK_TIMEOUT):
-                self._resting.append(lock)
-                with contextlib.suppress(sqlite3.Error):
-                    close()
+        if self._reading.acquire(timeout=FORK_TIMEOUT):
+            self._resting.append(self._reading.release)
+            with contextlib.suppress(sqlite3.Error):
+                self._close_reader()
+        if self._writing.acquire(timeout=FORK_TIMEOUT):
+            self._resting.append(self._writing.release)
+            with contextlib.suppress(sqlite3.Error):
+                self._close_writer()
 
     def go_on(self) -> None:
         """After a fork, in the parent."""
         while self._resting:
-            self._resting.pop().release()
+            self._resting.pop()()
 
     def begin_anew(self) -> None:
         """After a fork, in the child: forget what belongs to the parent."""
@@ -342,7 +357,17 @@ class _Write:
         self._deadline = deadline
 
     def __enter__(self) -> Transaction:
-        self._transaction = self._database._begin(self._deadline)  # noqa: SLF001 -- one thing
+        database = self._database
+        if database._owner == threading.get_ident():  # noqa: SLF001 -- one thing in two classes
+            raise TransportError(
+                f"{database.path}: a signal handler cannot write while its thread is writing: "
+                "let another thread do it"
+            )
+        try:
+            self._transaction = database._begin(self._deadline)  # noqa: SLF001 -- see above
+        except BaseException as error:
+            self._fail(error, close=not isinstance(error, (UmbelError, sqlite3.Error, OSError)))
+            raise
         return self._transaction
 
     def __exit__(
@@ -351,7 +376,22 @@ class _Write:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._database._end(self._transaction, error)  # noqa: SLF001 -- one thing
+        try:
+            self._database._end(self._transaction, error)  # noqa: SLF001 -- see above
+        except BaseException as failed:
+            self._fail(failed, close=True)
+            raise
+        if error is not None:
+            self._translate(error)
+
+    def _fail(self, error: BaseException, *, close: bool) -> None:
+        self._database._break_off(close=close)  # noqa: SLF001 -- see above
+        self._translate(error)
+
+    def _translate(self, error: BaseException) -> None:
+        with translating(self._database.path):
+            if isinstance(error, (sqlite3.Error, OSError)):
+                raise error
 
 
 def _make(path: Path) -> None:

@@ -24,6 +24,9 @@ from umbel.servers.sqlite.storing import NAP, Store
 #: Delayed messages made ready by one receive, so that many due at once do not stall everyone.
 PROMOTE_LIMIT = 500
 
+#: Above so many queues each is asked by a statement of its own; SQLite joins at most 500 in one.
+MANY_QUEUES = 100
+
 #: A message that is ready: queue, rank, id.
 _Ready = tuple[int, int, int]
 #: What ``sql.FETCH`` returns.
@@ -118,7 +121,7 @@ class SqliteConsumer:
         found = [queues[name] for name in self._queues if name in queues]
         self._names = {row.id: row.name for row in found}
         self._ids = json.dumps(list(self._names))
-        self._next = sql.next_of(len(self._names))
+        self._next = sql.next_of(len(self._names)) if len(self._names) <= MANY_QUEUES else ""
         self._topology = topology
         self._bell.wants(self._names)
 
@@ -132,9 +135,7 @@ class SqliteConsumer:
             writing.arrived(queue, rank, (number,))
 
     def _hold(self, transaction: Transaction, limit: int) -> list[_Fetched]:
-        if not self._names:
-            return []
-        picked = transaction.execute(self._next, (limit, *self._names)).fetchall()
+        picked = self._pick(transaction, limit)
         if not picked:
             return []
         for queue, rank, first, last in _runs(picked):
@@ -143,6 +144,17 @@ class SqliteConsumer:
             transaction.execute(sql.UNREADY, span)
         ids = json.dumps([row[2] for row in picked])
         return transaction.execute(sql.FETCH, (ids,)).fetchall()
+
+    def _pick(self, transaction: Transaction, limit: int) -> list[_Ready]:
+        """Return what is to be held, in the order of delivery."""
+        if not self._names:
+            return []
+        if self._next:
+            return transaction.execute(self._next, (limit, *self._names)).fetchall()
+        picked: list[_Ready] = []
+        for queue in self._names:
+            picked += transaction.execute(sql.next_of(1), (limit, queue)).fetchall()
+        return sorted(picked, key=lambda row: row[1:])[:limit]
 
     def _mark_revoked(self, deliveries: list[Delivery], now: float) -> list[Delivery]:
         ids = json.dumps([storable(each.message.id) for each in deliveries])

@@ -12,8 +12,11 @@ from typing import Any
 
 from umbel.exceptions import SerializationError
 from umbel.message import Message
-from umbel.serializers import json_loads, json_text
+from umbel.serializers import json_chunks, json_loads
 
+#: What headers that are no JSON make ``pack`` raise. Not every Exception: a soft time limit that
+#: strikes here is none of them.
+PACKING_ERRORS = (TypeError, ValueError, LookupError, AttributeError, RecursionError)
 #: What a row's ``data`` that is not ours makes ``unpack`` raise.
 UNPACKING_ERRORS = (TypeError, ValueError, LookupError, RecursionError, StopIteration)
 
@@ -22,23 +25,26 @@ _scan: Callable[[str, int], tuple[Any, int]] = vars(JSONDecoder())["scan_once"]
 
 
 def pack(message: Message) -> str:
-    """Return the ``data`` of a message. Raises EncodeError for headers that are no JSON."""
+    """Return the ``data`` of a message. Raises one of PACKING_ERRORS if its headers are no JSON."""
     properties = message.properties
-    return json_text(
-        [
-            message.id,
-            message.headers,
-            message.routing_key,
-            message.exchange,
-            message.content_type,
-            message.content_encoding,
-            message.priority,
-            message.reply_to,
-            message.not_before,
-            message.expires_at,
-            message.sent_at,
-            None if properties is None else dict(properties),
-        ]
+    return "".join(
+        json_chunks(
+            [
+                message.id,
+                message.headers,
+                message.routing_key,
+                message.exchange,
+                message.content_type,
+                message.content_encoding,
+                message.priority,
+                message.reply_to,
+                message.not_before,
+                message.expires_at,
+                message.sent_at,
+                None if properties is None else dict(properties),
+            ],
+            0,
+        )
     )
 
 

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from zlib import crc32
 
 from umbel.clock import SYSTEM_CLOCK
-from umbel.exceptions import EncodeError
 from umbel.message import Message, ResultRecord
 from umbel.servers.sqlite import limits
 from umbel.servers.sqlite import statements as sql
 from umbel.servers.sqlite.bells import SLOTS
 from umbel.servers.sqlite.connection import Database, Transaction
-from umbel.servers.sqlite.packing import pack, storable
+from umbel.servers.sqlite.packing import PACKING_ERRORS, pack, storable
 from umbel.servers.sqlite.routes import NO_ROUTES, QueueRow, Routes, read_routes
 from umbel.states import SUCCESS
 
@@ -191,7 +190,7 @@ def _pack(message: Message, largest: int) -> Packed:
         return message, "", f"its body has {size} bytes, max_message_size is {largest}"
     try:
         return message, pack(message), ""
-    except EncodeError as error:
+    except PACKING_ERRORS as error:
         return message, "", f"its headers are no JSON: {error}"
 
 

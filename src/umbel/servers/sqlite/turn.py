@@ -13,8 +13,9 @@ TURN_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
 class Turn:
     """One wait for one turn, by a thread that is left behind when the deadline passes.
 
-    The thread has a descriptor of its own: with a shared one a late turn would end another's.
-    ``_settling`` guards who closes it.
+    The thread has a descriptor of its own: with a shared one a late turn would end another's. Who
+    closes it is settled under ``_settling``: the waiter when he gave up after the turn had come,
+    else the thread.
     """
 
     def __init__(self, path: str, mode: int) -> None:
@@ -24,13 +25,24 @@ class Turn:
         self._taken = False
         self._given_up = False
 
-    def wait(self, timeout: float) -> int:
-        """Return a descriptor that holds the lock, or -1 at the deadline."""
+    def wait(self, timeout: float) -> bool:
+        """Wait for the turn; tell whether it has come. If not, it is given up."""
         threading.Thread(target=self._take, name="umbel-sqlite-turn", daemon=True).start()
-        self._ended.wait(max(0.0, timeout))
+        if not self._ended.wait(max(0.0, timeout)):
+            self.give_up()
+        return not self._given_up
+
+    def adopt(self) -> int:
+        """Return the descriptor that holds the turn; it is the caller's from now on."""
+        fd, self._fd = self._fd, -1
+        return fd
+
+    def give_up(self) -> None:
+        """Leave the turn to others, now or when it comes. Idempotent."""
         with self._settling:
-            self._given_up = not self._taken
-            return self._fd if self._taken else -1
+            if self._taken and not self._given_up and self._fd >= 0:
+                os.close(self._fd)
+            self._given_up = True
 
     def _take(self) -> None:
         fcntl.flock(self._fd, fcntl.LOCK_EX)
