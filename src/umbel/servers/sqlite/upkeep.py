@@ -1,7 +1,8 @@
 """Keeping the file small: what has expired is deleted in slices by whoever recovers.
 
-Each call does a bounded piece of work, and of all processes one does it about once a second
-(``state.swept_at``), so that no publisher waits longer for its turn than for any other write.
+Each call does a bounded piece of work, in transactions of a few milliseconds, and of all processes
+one does it about once a second (``state.swept_at``), so that no publisher waits longer for its turn
+than for any other write.
 Expired results are not returned in any case; deleting them only makes room.
 """
 
@@ -18,8 +19,8 @@ from umbel.servers.sqlite.declaring import delete_queue
 INTERVAL = 1.0
 #: Rows looked at and deleted in one transaction.
 SLICE = 500
-#: Seconds of one sweep.
-BUDGET = 0.05
+#: Part of the time that sweeps may take, and seconds that one takes at least and at most.
+SHARE, SHORTEST, LONGEST = 0.05, 0.05, 1.0
 #: Free pages that are kept for new messages; and how many of the others one sweep gives back.
 SPARE_PAGES, VACUUM_PAGES = 4096, 500
 
@@ -45,7 +46,8 @@ class Upkeep:
             transaction.execute(sql.DELETE_NODES, (now,))
             self._delete_dead(transaction, now)
             _delete_queues(transaction, now)
-        self._sweep_results(now)
+        budget = min(LONGEST, max(SHORTEST, (now - swept_at) * SHARE))
+        self._sweep_results(now, SYSTEM_CLOCK.monotonic() + budget)
         self._vacuum()
 
     def _delete_dead(self, transaction: Transaction, now: float) -> None:
@@ -53,13 +55,12 @@ class Upkeep:
         if keep is not None:
             transaction.execute(sql.DELETE_DEAD, (now - keep, SLICE))
 
-    def _sweep_results(self, now: float) -> None:
+    def _sweep_results(self, now: float, deadline: float) -> None:
         """Delete expired results: the oldest until some are not, then a slice further on.
 
         Most live equally long, so the oldest expire first. What lives longer is passed over by the
         cursor, which goes round.
         """
-        deadline = SYSTEM_CLOCK.monotonic() + BUDGET
         while self._sweep_slice(0, now)[1] and SYSTEM_CLOCK.monotonic() < deadline:
             pass
         self._cursor, _ = self._sweep_slice(self._cursor, now)
