@@ -14,9 +14,9 @@ import os
 import re
 import sys
 from collections.abc import Mapping
-from hashlib import sha256
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote
+from zlib import crc32
 
 from umbel.exceptions import ImproperlyConfigured, StorageError
 
@@ -62,7 +62,8 @@ def default_url() -> str:
 def default_path() -> Path:
     """Return the path of this project's file in the user's state directory."""
     folder = project_folder(Path.cwd())
-    digest = sha256(os.fsencode(folder)).hexdigest()[:8]
+    # No cryptography, whose library would cost each process two megabytes.
+    digest = f"{crc32(os.fsencode(folder)):08x}"
     name = "".join(c if c.isalnum() or c in "-_." else "_" for c in folder.name) or "root"
     return state_directory(os.environ, sys.platform) / f"{name}-{digest}.sqlite"
 
