@@ -1,31 +1,64 @@
-"""The contract suites on a real RabbitMQ, as far as its capabilities and its nature say so."""
+"""The contract suites on a real RabbitMQ, as far as its nature lets them.
+
+Two things are different there, and replaced below by what holds instead:
+
+- A hold is a connection, not a lease: no ``LeaseContract``, and no ``ModelContract``, which plays
+  leases, charges and dead letters. The server itself gives back at once what a dead process held;
+  ``tests/system/test_rabbitmq_kill.py`` has the deaths.
+- AMQP lists no queues.
+"""
 
 from __future__ import annotations
 
 import pytest
 
+from umbel.servers.seams import DeadConsumer
 from umbel.testing.contract import (
     Backend,
     CapabilitiesContract,
     CommitContract,
     ConsumerContract,
+    FaultContract,
+    ProcessContract,
     ResultContract,
     Stage,
     TransportContract,
 )
+from umbel.testing.contract.faults import flaky, patiently
+from umbel.testing.flaky import AFTER, BEFORE, DROP, Fault, script
 
 
 class TestRabbitmq(
-    CapabilitiesContract, TransportContract, ConsumerContract, CommitContract, ResultContract
+    CapabilitiesContract,
+    TransportContract,
+    ConsumerContract,
+    CommitContract,
+    ResultContract,
+    FaultContract,
+    ProcessContract,
 ):
-    """Without leases (a hold is a connection) and without a ledger."""
-
     @pytest.fixture
     def backend(self, rabbitmq_url: str) -> Backend:
         return Backend(rabbitmq_url, row="rabbitmq", short=0.6, quiet=0.2)
 
     def test_queues_are_all_that_exist(self, stage: Stage) -> None:
-        """AMQP cannot list queues: known are those that this handle declared."""
+        """Those that this handle declared."""
         before = set(stage.transport.queues())
         declared = {stage.queue(), stage.queue()}
         assert set(stage.transport.queues()) - before == declared
+
+    @pytest.mark.parametrize("fault", [BEFORE, AFTER, DROP], ids=lambda fault: fault.kind)
+    def test_a_recover_that_failed_may_be_repeated_and_charges_once(
+        self, stage: Stage, queue: str, fault: Fault
+    ) -> None:
+        """Nobody but its own process can end the hold of a consumer that lives."""
+        (task_id,) = stage.send(queue)
+        consumer_id, consumer = stage.session(queue)
+        held = stage.one(consumer)
+        dead = DeadConsumer(consumer_id, (task_id,))
+        server = flaky(stage, script(recover=[fault]))
+        assert patiently(server.transport.recover, [dead]) == 0
+        assert stage.transport.recover([dead]) == 1
+        assert stage.transport.recover([dead]) == 0
+        assert stage.acknowledge(held).stale == (held,)
+        assert stage.one(stage.consumer(queue)).redelivered
