@@ -52,7 +52,7 @@ class Project:
     def out(self, *arguments: str) -> str:
         """Run a command to its good end; return what it printed, without the line's end."""
         done = self.umbel(*arguments)
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == 0, done.stdout + done.stderr
         assert done.stderr == ""
         return done.stdout.removesuffix("\n")
 

@@ -249,3 +249,20 @@ def test_waiting_for_a_broker_can_be_off(project: Project) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith(f"umbel: cannot connect to {url}")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("setting", "line"),
+    [
+        ("imports=['nowhere']", "umbel: cannot import the application's modules (imports, "),
+        ("result_expires='soon'", "umbel: cannot import 'broken': ImproperlyConfigured: result_"),
+    ],
+)
+def test_an_application_that_is_wrong_is_one_line(
+    project: Project, setting: str, line: str
+) -> None:
+    project.write("broken.py", f"from umbel import Umbel\napp = Umbel({setting})\n")
+    done = project.umbel("worker", "-A", "broken")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(line)
+    assert done.stderr.count("\n") == 1

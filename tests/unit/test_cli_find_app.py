@@ -164,3 +164,13 @@ def test_a_module_that_fails(write: Write, tmp_path: Path, text: str, error: str
     assert broken("proj") == (
         f"cannot import 'proj.celery': {error} ({tmp_path}/proj/celery.py, line 1)"
     )
+
+
+def test_the_line_of_the_project_is_named_not_the_librarys(write: Write, tmp_path: Path) -> None:
+    write("proj.py", "import json\n\njson.loads('{')\n")
+    assert broken("proj").endswith(f"({tmp_path}/proj.py, line 3)")
+    write("misspelt.py", "from umbel import Umbel\napp = Umbel(brokr_url='memory://')\n")
+    assert broken("misspelt") == (
+        "cannot import 'misspelt': ImproperlyConfigured: there is no setting 'brokr_url'; "
+        f"did you mean 'broker_url'? (from the program) ({tmp_path}/misspelt.py, line 2)"
+    )

@@ -12,6 +12,8 @@ from __future__ import annotations
 import pkgutil
 import sys
 import traceback
+from collections.abc import Generator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -26,6 +28,8 @@ from umbel.spelling import suggestion
 ATTRIBUTES = ("app", "celery", "umbel")
 #: Modules of a package in which its application is looked for.
 SUBMODULES = ("celery", "umbel")
+
+_OURS = str(Path(__file__).parents[1])
 
 
 class AppNotFound(click.UsageError):
@@ -60,30 +64,44 @@ def _check_name(name: str, module_name: str) -> None:
 
 
 def imported(name: str) -> ModuleType | None:
-    """Import a module; None if there is none of this name."""
+    """Import a module; None if there is none of this name. Raises AppBroken."""
+    with importing(repr(name)):
+        try:
+            return import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name and (name == error.name or name.startswith(f"{error.name}.")):
+                return None
+            raise
+
+
+@contextmanager
+def importing(what: str) -> Generator[None]:
+    """Turn whatever a module raises while the block imports it into AppBroken."""
     try:
-        return import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
-            return None
-        raise _broken(name, error) from error
+        yield
     except (Exception, SystemExit) as error:  # a module may raise anything, scripts even exit
-        raise _broken(name, error) from error
+        text = error.msg if isinstance(error, SyntaxError) else str(error)
+        name = type(error).__name__
+        raise AppBroken(f"cannot import {what}: {name}: {text}{_culprit(error)}") from error
 
 
-def _broken(name: str, error: BaseException) -> AppBroken:
+def _culprit(error: BaseException) -> str:
+    """Name the line to look at: the last one of the project, else the last that is not ours."""
+    if isinstance(error, SyntaxError):
+        return f" ({error.filename}, line {error.lineno})"
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith("<frozen ") and frame.filename != __file__
+        if not frame.filename.startswith(("<frozen ", _OURS))
     ]
-    if isinstance(error, SyntaxError):
-        place = f" ({error.filename}, line {error.lineno})"
-        what = error.msg
-    else:
-        place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
-        what = str(error)
-    return AppBroken(f"cannot import {name!r}: {type(error).__name__}: {what}{place}")
+    folder = f"{Path.cwd()}/"
+    own = [
+        frame
+        for frame in frames
+        if frame.filename.startswith(folder) and "/site-packages/" not in frame.filename
+    ]
+    last = (own or frames)[-1:]
+    return f" ({last[0].filename}, line {last[0].lineno})" if last else ""
 
 
 def _missing(name: str) -> str:

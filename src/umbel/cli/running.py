@@ -33,7 +33,7 @@ import click
 from umbel import backoff, signals
 from umbel.app import Umbel
 from umbel.cli.banner import banner
-from umbel.cli.find_app import imported
+from umbel.cli.find_app import imported, importing
 from umbel.cli.given import Given, open_app
 from umbel.cli.logs import logger, set_up_logging, task_hooks
 from umbel.clock import SYSTEM_CLOCK
@@ -98,7 +98,9 @@ def load_app(given: Given, include: Sequence[str] = ()) -> Umbel:
     for name in include:
         if imported(name) is None:
             raise click.UsageError(f"-I {name}: there is no such module")
-    app.import_default_modules()
+    app.conf.current()  # what is wrong with it is no matter of these modules
+    with importing("the application's modules (imports, include, autodiscover_tasks)"):
+        app.import_default_modules()
     return app
 
 
