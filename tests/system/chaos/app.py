@@ -32,6 +32,8 @@ journal = Journal(Path(os.environ["CHAOS_JOURNAL"]))
 #: Gap -> probability that the process dies in it each time it gets there.
 faults: dict[str, float] = json.loads(os.environ.get("CHAOS_FAULTS", "{}"))
 chance = random.Random()
+#: Seconds that each task takes at least.
+slowness = float(os.environ.get("CHAOS_SLOWNESS", "0"))
 
 
 def die_perhaps(gap: str) -> None:
@@ -44,6 +46,8 @@ def die_perhaps(gap: str) -> None:
 def work(number: int) -> int:
     journal.write("ran", number)
     die_perhaps("run")
+    if slowness:
+        time.sleep(slowness)
     return number * 2
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,10 +30,15 @@ class Chaos:
     mutant: str = ""
     concurrency: int = 2
     lease: float = 2.0
+    slowness: float = 0.0
 
     @property
     def journal(self) -> Path:
         return self.directory / "journal"
+
+    def has_run(self) -> bool:
+        """Tell whether some task ran."""
+        return bool(read(self.journal).runs)
 
     def environment(self) -> dict[str, str]:
         return {
@@ -45,6 +49,7 @@ class Chaos:
             "CHAOS_MUTANT": self.mutant,
             "CHAOS_C": str(self.concurrency),
             "CHAOS_LEASE": str(self.lease),
+            "CHAOS_SLOWNESS": str(self.slowness),
         }
 
 
@@ -71,6 +76,11 @@ class WorkerProcess:
         except FileNotFoundError:
             return []
 
+    def wait_until_ready(self) -> None:
+        wait_until(
+            lambda: "ready." in self.output.read_text(), timeout=30, why=self.output.read_text
+        )
+
     def stop(self) -> None:
         """End it and whatever it left."""
         family = [*self.children(), self.process.pid]
@@ -84,7 +94,7 @@ class WorkerProcess:
 
 
 @contextmanager
-def worker(chaos: Chaos) -> Iterator[WorkerProcess]:
+def worker(chaos: Chaos) -> Generator[WorkerProcess]:
     process = WorkerProcess(chaos)
     try:
         yield process
@@ -117,6 +127,8 @@ class Verdict:
     #: Accepted tasks that never ran, without a result, or whose follow-up did not run.
     lost: list[str]
     missing_results: list[str]
+    #: Nothing waits or is held any more, so what is missing will not come.
+    quiet: bool
     wrong_results: list[str]
     forked: list[str]
 
@@ -134,13 +146,14 @@ class Verdict:
         )
 
 
-def verdict(chaos: Chaos, results: Mapping[int, tuple[str, Any]]) -> Verdict:
+def verdict(chaos: Chaos, results: Mapping[int, tuple[str, Any]], *, quiet: bool) -> Verdict:
     """Compare the journal with what the callers were told: number -> (state, value)."""
     account = read(chaos.journal)
     return Verdict(
         accepted=len(results),
         account=account,
         lost=[str(n) for n in results if not account.runs[str(n)]],
+        quiet=quiet,
         missing_results=[str(n) for n, (state, _) in results.items() if state == "PENDING"],
         wrong_results=[
             str(n)
@@ -149,9 +162,3 @@ def verdict(chaos: Chaos, results: Mapping[int, tuple[str, Any]]) -> Verdict:
         ],
         forked=[n for n, ids in account.follow_ups.items() if len(ids) > 1],
     )
-
-
-def victims(process: WorkerProcess, chance: random.Random) -> list[int]:
-    """Choose one of the worker's processes at random, the supervisor seldom."""
-    family = process.children()
-    return [chance.choice(family)] if family else []

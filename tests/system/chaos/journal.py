@@ -37,6 +37,8 @@ class Account:
 
 def read(path: Path) -> Account:
     account = Account()
+    if not path.exists():
+        return account
     for line in path.read_text().splitlines():
         match line.split():
             case ["ran", number]:

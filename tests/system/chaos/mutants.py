@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
+from umbel import telemetry
 from umbel.context import Servers
 from umbel.message import Delivery, Effects, Ending
 from umbel.servers.seams import CommitReport, Committer, Consumer, Transport
@@ -69,6 +70,7 @@ class CommitsInTwoSteps:
 
     def commit(self, effects: Sequence[Effects]) -> CommitReport:
         self._inner.commit([replace(each, ending=Ending.KEEP, reason="") for each in effects])
+        telemetry.emit("mutant.between", count=len(effects))
         ends = [replace(each, results=(), publish=()) for each in effects]
         return self._inner.commit(ends)
 
