@@ -28,6 +28,8 @@ SWITCH_INTERVAL = 0.0005
 class ChildPlan:
     """How a child is to run."""
 
+    #: Tells whether the process that this one depends on still lives.
+    parent_lives: Callable[[], bool]
     make_engine: Callable[[Slot, Callable[[], bool]], Engine]
     #: Seconds that running tasks have after TERM.
     patience: float
@@ -40,10 +42,9 @@ class ChildPlan:
 
 def run_child(plan: ChildPlan, slot: Slot) -> None:
     """Be a worker child until told to stop. Called in the forked process; does not return."""
-    parent = os.getppid()
     sys.setswitchinterval(SWITCH_INTERVAL)
     gc.freeze()
-    engine = plan.make_engine(slot, lambda: os.getppid() == parent)
+    engine = plan.make_engine(slot, plan.parent_lives)
     _install_signals(engine, plan)
     plan.on_start()
     engine.start(lane_here=True)

@@ -26,7 +26,7 @@ from umbel.worker.cpus import available_cpus
 from umbel.worker.engine import Engine, Plan
 from umbel.worker.node import Node, NodePlan
 from umbel.worker.service import Service
-from umbel.worker.supervisor import Supervisor, SupervisorPlan
+from umbel.worker.supervisor import ParentLives, Supervisor, SupervisorPlan
 
 #: Coroutine tasks that one process runs at a time.
 ASYNC_CONCURRENCY = 1000
@@ -180,9 +180,10 @@ class Worker:
             for name, task in self.app.tasks.items()
         }
 
-    def child_main(self, slot: Slot, ready_fd: int) -> None:
+    def child_main(self, slot: Slot, ready_fd: int, parent_lives: ParentLives) -> None:
         """Be a child of the supervisor; does not return."""
         plan = ChildPlan(
+            parent_lives=parent_lives,
             make_engine=self.make_engine,
             patience=self._patience,
             on_ready=lambda: os.write(ready_fd, b"r"),
@@ -191,12 +192,11 @@ class Worker:
         )
         run_child(plan, slot)
 
-    def node_main(self, board: Board, wake_fd: int) -> None:
+    def node_main(self, board: Board, wake_fd: int, parent_lives: ParentLives) -> None:
         """Be the node of the supervisor's children."""
         node = self.make_node(board)
         signal.signal(signal.SIGTERM, lambda _signum, _frame: node.stop())
-        parent = os.getppid()
-        node.run(lambda: os.getppid() == parent, wake_fd)
+        node.run(parent_lives, wake_fd)
 
     def _run_solo(self, on_ready: Callable[[], None]) -> int:
         board = Board(1, entries=1 + ASYNC_CONCURRENCY)
@@ -212,6 +212,7 @@ class Worker:
             thread.join(self._lease)
 
         plan = ChildPlan(
+            parent_lives=lambda: True,
             make_engine=self.make_engine,
             patience=self._patience,
             on_ready=on_ready,
@@ -232,8 +233,8 @@ def supervise(shape: Shape, make_worker: Callable[[], Worker], on_ready: Callabl
     plan = SupervisorPlan(
         board=board,
         concurrency=shape.processes,
-        child_main=lambda slot, ready_fd: make_worker().child_main(slot, ready_fd),
-        node_main=lambda wake_fd: make_worker().node_main(board, wake_fd),
+        child_main=lambda *given: make_worker().child_main(*given),
+        node_main=lambda *given: make_worker().node_main(board, *given),
         patience=shape.patience,
         on_ready=on_ready,
     )

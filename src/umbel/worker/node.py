@@ -67,7 +67,8 @@ class Node:
             while not self._stopping and parent_lives():
                 self._turn()
                 for key, _ in selector.select(self._plan.lease / 3):
-                    os.read(key.fd, 4096)
+                    if not os.read(key.fd, 4096):  # the supervisor's end is closed: it is dead
+                        self._stopping = True
         self._retire()
 
     def _turn(self) -> None:

@@ -40,6 +40,10 @@ LONGEST_SLEEP = 5.0
 _monotonic = SYSTEM_CLOCK.monotonic
 
 
+#: Tells a forked process whether the supervisor that forked it still lives.
+ParentLives = Callable[[], bool]
+
+
 @dataclass(frozen=True, slots=True)
 class SupervisorPlan:
     """What a supervisor keeps running."""
@@ -47,9 +51,9 @@ class SupervisorPlan:
     board: Board
     concurrency: int
     #: Runs in the forked child; does not return.
-    child_main: Callable[[Slot, int], None]
+    child_main: Callable[[Slot, int, ParentLives], None]
     #: Runs in the forked node; returns when it shall end. Gets the fd that wakes it.
-    node_main: Callable[[int], None]
+    node_main: Callable[[int, ParentLives], None]
     #: Seconds that running tasks have at a warm shutdown.
     patience: float
     on_ready: Callable[[], None]
@@ -81,6 +85,7 @@ class Supervisor:
     def __init__(self, plan: SupervisorPlan) -> None:
         self._plan = plan
         self._state = _State()
+        self._pid = os.getpid()
         self._read_fd, self._write_fd = os.pipe()
         for fd in (self._read_fd, self._write_fd):
             os.set_blocking(fd, False)
@@ -164,7 +169,7 @@ class Supervisor:
         slot.state = SlotState.STARTING
         pid = os.fork()
         if not pid:
-            self._become(lambda: self._plan.child_main(slot, self._write_fd))
+            self._become(lambda: self._plan.child_main(slot, self._write_fd, self._lives))
         slot.pid = pid
         self._state.children[pid] = _Child(pid, slot)
         telemetry.emit("child.started", pid=pid)
@@ -175,7 +180,7 @@ class Supervisor:
         pid = os.fork()
         if not pid:
             os.close(write_fd)
-            self._become(lambda: self._plan.node_main(read_fd))
+            self._become(lambda: self._plan.node_main(read_fd, self._lives))
         os.close(read_fd)
         self._state.node_pid = pid
         self._state.node_wake_fd = write_fd
@@ -196,6 +201,11 @@ class Supervisor:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
+
+    def _lives(self) -> bool:
+        # Compared with the pid from before the fork: who is forked just before the supervisor dies
+        # must not take its new parent for it.
+        return os.getppid() == self._pid
 
     # -- ending -----------------------------------------------------------------------------------
 
