@@ -156,7 +156,7 @@ class Intake:
         try:
             connection.call(self._channel.basic_qos, deadline, prefetch_count=prefetch)
             for queue in self._queues:
-                self._tags.append(f"{queue}:{next(self._serial)}")
+                self._tags.append(f"umbel.{next(self._serial)}")
                 connection.call(
                     self._channel.basic_consume,
                     deadline,
