@@ -320,6 +320,12 @@ class Settings:
         "Processes or threads that run tasks; None = as many as there are CPUs.",
         old="CELERYD_CONCURRENCY",
     )
+    worker_async_concurrency = Setting(
+        INTEGER,
+        10_000,
+        "Coroutine tasks that one process runs at a time.",
+        celery="no such setting",
+    )
     worker_pool = Setting(
         choice("prefork", "threads", "solo"), "prefork", "How tasks run.", old="CELERYD_POOL"
     )
@@ -351,7 +357,7 @@ class Settings:
     )
     worker_lease = Setting(
         SECONDS,
-        30.0,
+        15.0,
         "Seconds after which the messages of a silent worker go to others.",
         celery="no such setting; visibility_timeout is the nearest",
     )

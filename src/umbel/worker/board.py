@@ -6,9 +6,10 @@ mark it a grave and the node can bury it: charge the task that was running, give
 is the truth for hard time limits, for listing what is active, and for the question "which task did
 the dead child run?".
 
-An entry's ``used`` byte is written last and cleared first, so a reader never sees half an entry
-that counts. Ids are at most 255 bytes (AMQP's limit for a correlation id); longer ones are refused
-before they run. Untouched pages of the anonymous map cost nothing, so the board may be generous.
+An entry's flag is written last and cleared first, so a reader never sees half an entry that
+counts; flags lie side by side, so that looking at them all touches few pages. Ids are at most 255
+bytes (AMQP's limit for a correlation id); longer ones are refused before they run. Untouched pages
+of the anonymous map cost nothing, so the board may be generous.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ _MAX_TEXT = 127
 #: state, pid, processed, ready_at, consumer id, verdict
 _SLOT = struct.Struct(f"=BiQd{_MAX_TEXT + 1}p{_MAX_TEXT + 1}p")
 _SLOT_SIZE = 512
-#: used, started, deadline, id, name
-_ENTRY = struct.Struct(f"=Bdd{MAX_ID + 1}p{_MAX_NAME + 1}p")
+#: started, deadline, id, name
+_ENTRY = struct.Struct(f"=dd{MAX_ID + 1}p{_MAX_NAME + 1}p")
 _ENTRY_SIZE = 448
 _STATE, _PID, _PROCESSED, _READY_AT = 0, 1, 5, 13
 _CONSUMER = 21
@@ -64,7 +65,8 @@ class Slot:
     def __init__(self, memory: mmap.mmap, offset: int, entries: int) -> None:
         self._memory = memory
         self._offset = offset
-        self._first = offset + _SLOT_SIZE
+        self._flags = offset + _SLOT_SIZE
+        self._first = self._flags + entries
         self.entries = entries
 
     @property
@@ -116,31 +118,30 @@ class Slot:
         """Make the slot as new."""
         for index in self._used():
             self.end(index)
-        self._memory[self._offset : self._first] = bytes(_SLOT_SIZE)
+        self._memory[self._offset : self._flags] = bytes(_SLOT_SIZE)
 
     def begin(self, index: int, running: tuple[bytes, bytes, float, float]) -> None:
         """Say that entry ``index`` runs (id, name, started, deadline)."""
         at = self._first + index * _ENTRY_SIZE
         ident, name, started, deadline = running
-        _ENTRY.pack_into(self._memory, at, 0, started, deadline, ident, name)
-        self._memory[at] = 1
+        _ENTRY.pack_into(self._memory, at, started, deadline, ident, name)
+        self._memory[self._flags + index] = 1
 
     def end(self, index: int) -> None:
         """Say that entry ``index`` runs nothing."""
-        self._memory[self._first + index * _ENTRY_SIZE] = 0
+        self._memory[self._flags + index] = 0
 
     def running(self) -> list[Running]:
         """Return what runs."""
         found = []
         for index in self._used():
             at = self._first + index * _ENTRY_SIZE
-            _, started, deadline, ident, name = _ENTRY.unpack_from(self._memory, at)
+            started, deadline, ident, name = _ENTRY.unpack_from(self._memory, at)
             found.append(Running(ident.decode(), name.decode(errors="replace"), started, deadline))
         return found
 
     def _used(self) -> list[int]:
-        last = self._first + self.entries * _ENTRY_SIZE
-        flags = self._memory[self._first : last : _ENTRY_SIZE]
+        flags = self._memory[self._flags : self._first]
         return [index for index, used in enumerate(flags) if used] if any(flags) else []
 
     def _text(self, at: int) -> str:
@@ -156,7 +157,7 @@ class Board:
     """All slots. Made by the supervisor before it forks."""
 
     def __init__(self, slots: int, *, entries: int) -> None:
-        size = _SLOT_SIZE + entries * _ENTRY_SIZE
+        size = _SLOT_SIZE + entries * (1 + _ENTRY_SIZE)
         self._memory = mmap.mmap(-1, slots * size)
         self.slots = tuple(Slot(self._memory, i * size, entries) for i in range(slots))
 

@@ -92,19 +92,20 @@ class Lane:
             self._step(item)
 
     def _step(self, item: Item) -> None:
+        started = _monotonic()
         prepared = self._service.prepare(item.delivery)
         if isinstance(prepared, Effects):
-            return self._leave(Done(prepared, item.name), _monotonic())
+            return self._leave(Done(prepared, item.name), started)
         if prepared.bound.is_async and self._desk.to_loop is not None:
             self._desk.to_loop([prepared])
-            return self._leave(Done(None, item.name), _monotonic())
+            return self._leave(Done(None, item.name), started)
         if prepared.bound.track_started:
             self._leave(Done(self._service.started(prepared, self._pid, held=item.held)), 0.0)
         context.reporter.set(reporter(self._desk, self._service, prepared, held=item.held))
-        started = self.busy_since = _monotonic()
         request = prepared.request
         hard = prepared.hard
         deadline = started + hard + GRACE if hard else 0.0
+        self.busy_since = started
         self._slot.begin(
             self.index, (prepared.id.encode(), prepared.bound.name.encode(), started, deadline)
         )
@@ -112,7 +113,8 @@ class Lane:
         self._slot.end(self.index)
         effects = self._service.effects(prepared, outcome, held=item.held)
         self.busy_since = 0.0
-        return self._leave(Done(effects, item.name, outcome.runtime), _monotonic())
+        now = _monotonic()
+        return self._leave(Done(effects, item.name, now - started), now)
 
     def _execute(self, prepared: Prepared) -> Outcome:
         bound, request = prepared.bound, prepared.request

@@ -28,9 +28,6 @@ from umbel.worker.node import Node, NodePlan
 from umbel.worker.service import Service
 from umbel.worker.supervisor import ParentLives, Supervisor, SupervisorPlan
 
-#: Coroutine tasks that one process runs at a time.
-ASYNC_CONCURRENCY = 1000
-
 
 class Application(Protocol):
     """What a worker needs of an application."""
@@ -107,11 +104,13 @@ class Worker:
         self._lease: float = app.conf.worker_lease
         self._in_processes = self.pool == "prefork"
         self._lanes = self.concurrency if self.pool == "threads" else 1
+        self._entries = self._lanes + app.conf.worker_async_concurrency
 
     def run(self, on_ready: Callable[[], None]) -> int:
         """Run until a signal ends it; return the exit code."""
         if self.pool == "solo":
             return self._run_solo(on_ready)
+        self.app.servers()  # drivers are imported here, once for all children; nothing connects yet
         return supervise(self.shape, lambda: self, on_ready)
 
     @property
@@ -120,7 +119,7 @@ class Worker:
         return Shape(
             node=self.node,
             processes=self.concurrency if self._in_processes else 1,
-            entries=self._lanes + ASYNC_CONCURRENCY,
+            entries=self._entries,
             patience=self._patience,
         )
 
@@ -199,7 +198,7 @@ class Worker:
         node.run(parent_lives, wake_fd)
 
     def _run_solo(self, on_ready: Callable[[], None]) -> int:
-        board = Board(1, entries=1 + ASYNC_CONCURRENCY)
+        board = Board(1, entries=self._entries)
         node = self.make_node(board)
         thread = threading.Thread(
             target=node.run, args=(lambda: True, None), name="umbel-node", daemon=True

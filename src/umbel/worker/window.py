@@ -11,8 +11,9 @@ from collections.abc import Iterable
 
 #: Seconds of work to hold per lane beyond what it runs.
 TARGET = 0.075
-#: Most messages in one receive, and most bytes of bodies held.
-MOST = 1000
+#: Most messages held, and most bytes of their bodies. More would save little, and on a server whose
+#: writers take turns (SQLite) others would wait for each batch.
+MOST = 256
 MOST_BYTES = 32 << 20
 #: Weight of the newest observation; long runs count at once, short ones are believed slowly.
 _FASTER = 0.1
