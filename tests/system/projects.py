@@ -13,7 +13,7 @@ from tests.servers import Server, running
 
 #: Seconds one command may take.
 TIMEOUT = 30.0
-UMBEL = (sys.executable, "-m", "umbel.cli.main")
+UMBEL = (sys.executable, "-m", "umbel")
 
 
 class Project:

@@ -25,6 +25,7 @@ def _as_before(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None
     monkeypatch.setattr(sys, "path", sys.path[:])
     monkeypatch.delenv("UMBEL_TRACEBACK", raising=False)
     monkeypatch.delenv("UMBEL_APP", raising=False)
+    monkeypatch.delenv("NO_COLOR", raising=False)
     app = current_app_or_none()
     yield
     set_current_app(app)
@@ -215,7 +216,7 @@ def test_without_a_name_the_module_that_has_one_is_suggested(
 def test_output_that_nobody_reads_is_no_failure() -> None:
     read_fd, write_fd = os.pipe()
     os.close(read_fd)
-    command = [sys.executable, "-m", "umbel.cli.main", "--help"]
+    command = [sys.executable, "-m", "umbel", "--help"]
     done = subprocess.run(command, stdout=write_fd, stderr=subprocess.PIPE, text=True, check=False)
     os.close(write_fd)
     assert "Traceback" not in done.stderr

@@ -116,7 +116,7 @@ class DemoWorker:
         """Start it; it is not ready yet, but what is sent to it waits."""
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(  # noqa: S603 -- ourselves
-                [sys.executable, "-m", "umbel.cli.main", *self.arguments],
+                [sys.executable, "-m", "umbel", *self.arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -87,6 +88,8 @@ def given(ctx: click.Context) -> Given:
         for name in Given.__dataclass_fields__
         if _KEPT + name in ctx.meta
     }
+    if os.environ.get("NO_COLOR"):
+        kept.setdefault("color", False)
     return Given(**kept)
 
 
@@ -112,8 +115,9 @@ def open_app(given: Given, *, required: bool = False) -> Umbel:
 
 def _likely_module(folder: str) -> str:
     for path in sorted(Path(folder).glob("*.py")):
-        if "Umbel(" in path.read_text(encoding="utf-8", errors="replace"):
-            return path.stem
+        with contextlib.suppress(OSError):
+            if "Umbel(" in path.read_text(encoding="utf-8", errors="replace"):
+                return path.stem
     return "tasks"
 
 
