@@ -18,7 +18,7 @@ from umbel.arguments import Parameters
 from umbel.clock import SYSTEM_CLOCK
 from umbel.config import Snapshot
 from umbel.context import Application, current_request
-from umbel.ids import new_id
+from umbel.ids import new_id, new_ids
 from umbel.message import Message
 from umbel.models import dump
 from umbel.options import PER_TASK, expand, zone_of
@@ -88,7 +88,7 @@ class BoundCall:
         self._names_calls: bool = getattr(task, "names_calls", False)
         self._has_models = bool(getattr(task, "pydantic", False))
         route = self._fixed_route()
-        self._routes = (route,) if route else ()
+        self._routes: tuple[Route, ...] = (route,) if route else ()
         self._encoder = _encoder(app, name, task, route, self._defaults)
         self._ignored = task is not None and bool(_option(task, values, "ignore_result"))
         #: Calls without options are all alike.
@@ -154,7 +154,7 @@ class BoundCall:
             (message,),
             (route,),
             deadline_in=options.get("deadline_in"),
-            policy=_policy(options),
+            policy=policy_of(options),
         )
         return self._sent(message, options, request)
 
@@ -168,7 +168,7 @@ class BoundCall:
             (message,),
             (route,),
             deadline_in=options.get("deadline_in"),
-            policy=_policy(options),
+            policy=policy_of(options),
         )
         return self._sent(message, options, request)
 
@@ -187,6 +187,15 @@ class BoundCall:
         ignored = options.get("ignore_result")
         result.ignored = self._ignored if ignored is None else bool(ignored)
         return result
+
+    def results(self, messages: Sequence[Message]) -> list[AsyncResult[Any]]:
+        """Return the result objects of calls without options."""
+        app = self.app
+        results: list[AsyncResult[Any]] = [AsyncResult(each.id, app=app) for each in messages]
+        if self._ignored:
+            for each in results:
+                each.ignored = True
+        return results
 
     # --- messages
 
@@ -260,6 +269,50 @@ class BoundCall:
         )
         return message, route
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether calls without options are all alike, and there is nobody to be shown them."""
+        return (
+            self._is_fixed
+            and not self.takes_detour
+            and not before_task_publish.receivers
+            and not after_task_publish.receivers
+        )
+
+    def members(
+        self,
+        calls: Sequence[tuple[Sequence[Any], dict[str, Any]]],
+        group_id: str,
+        *,
+        first: int,
+        request: Request | None,
+    ) -> tuple[list[Message], Route]:
+        """Return the messages of calls without options, checked, and where they go.
+
+        They are members of a group, the first of them its ``first``. Only if it ``is_plain``.
+        """
+        encode, check, least, most = self._encoder.encode, self.check, self._least, self._most
+        root_id, parent_id = (None, None) if request is None else (request.root_id, request.id)
+        sent_at, reply_to = _now(), self._reply_to
+        messages: list[Message] = []
+        for index, task_id in enumerate(new_ids(len(calls))):
+            args, kwargs = calls[index]
+            if kwargs or not least <= len(args) <= most:
+                check(args, kwargs)
+            message = encode(
+                tuple(args),
+                kwargs,
+                id=task_id,
+                sent_at=sent_at,
+                reply_to=reply_to,
+                root_id=root_id,
+                parent_id=parent_id,
+                group_id=group_id,
+                group_index=first + index,
+            )
+            messages.append(message)
+        return messages, self._routes[0]
+
     def changes(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return options as the encoder takes them, for a retry that changes them."""
         encoded = expand(dict(options), now=_now(), zone=self.zone)
@@ -316,7 +369,7 @@ def _option(task: Any, values: Mapping[str, Any], name: str) -> Any:
     return values[f"task_{name}"] if value is None else value
 
 
-def _policy(options: Mapping[str, Any]) -> RetryPolicy | None:
+def policy_of(options: Mapping[str, Any]) -> RetryPolicy | None:
     retry = options.get("retry")
     if retry is not None and not retry:
         return ONCE

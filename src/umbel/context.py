@@ -65,6 +65,26 @@ class Caller(Protocol):
     #: Its calls have to go through its ``apply_async``.
     takes_detour: bool
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether its calls without options are all alike, and shown to nobody."""
+        ...
+
+    def members(
+        self,
+        calls: Sequence[tuple[Sequence[Any], dict[str, Any]]],
+        group_id: str,
+        *,
+        first: int,
+        request: Request | None,
+    ) -> tuple[list[Message], Route]:
+        """Return the messages of members of a group, if it is plain, and where they go."""
+        ...
+
+    def results(self, messages: Sequence[Message]) -> list[Any]:
+        """Return the result objects of calls without options."""
+        ...
+
     def prepared(
         self,
         args: Sequence[Any],

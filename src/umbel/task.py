@@ -34,7 +34,7 @@ from umbel.arguments import parameters_of
 from umbel.bound import BoundTask, bind
 from umbel.bridge import aio
 from umbel.calling import BoundCall
-from umbel.canvas.signature import Signature
+from umbel.canvas.signature import Signature, plain_call
 from umbel.clock import SYSTEM_CLOCK
 from umbel.context import Application, current_app, current_request, reporter
 from umbel.exceptions import MaxRetriesExceededError, Retry
@@ -247,7 +247,7 @@ class Task(Generic[P, R]):
 
     def s(self, *args: Any, **kwargs: Any) -> Signature[R]:
         """Return a call with these arguments, to be made later."""
-        return Signature(self.name, args, kwargs, app=self._app)
+        return plain_call(self.name, args, kwargs, self._app)
 
     def si(self, *args: P.args, **kwargs: P.kwargs) -> Signature[R]:
         """Return a call with exactly these arguments, to be made later."""

@@ -6,23 +6,24 @@ import uuid
 
 import pytest
 
-from umbel.ids import new_id, node_name, origin
+from umbel.ids import new_id, new_ids, node_name, origin
 
 
 def test_ids_are_version_4_uuids_as_text() -> None:
-    for _ in range(200):
-        task_id = new_id()
+    for task_id in [*new_ids(200), *(new_id() for _ in range(200))]:
         parsed = uuid.UUID(task_id)
         assert str(parsed) == task_id
         assert (parsed.version, parsed.variant) == (4, uuid.RFC_4122)
 
 
 def test_ids_do_not_repeat() -> None:
-    assert len({new_id() for _ in range(10_000)}) == 10_000
+    assert len({*new_ids(10_000), *(new_id() for _ in range(10_000))}) == 20_000
+    assert new_ids(0) == []
 
 
 def test_all_variants_occur() -> None:
     assert {new_id()[19] for _ in range(500)} == set("89ab")
+    assert {each[19] for each in new_ids(500)} == set("89ab")
 
 
 @pytest.mark.parametrize(

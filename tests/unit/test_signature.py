@@ -6,6 +6,7 @@ import copy
 import json
 import pickle
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from umbel import (
 )
 from umbel.canvas import primitives
 from umbel.context import current_request
+from umbel.exceptions import PublishError
 from umbel.servers.seams import Transport
 from umbel.wire.task import Request
 
@@ -247,6 +249,81 @@ def test_a_group_takes_arguments_and_options_for_all(add: AddTask, app: Umbel) -
     assert [each.priority for each in messages] == [4, 4]
     assert len(made) == 2
     assert made.tasks == [add.s(1), add.s(2).set(queue="own")]
+
+
+def test_members_are_the_same_messages_whatever_way_they_go(add: AddTask, app: Umbel) -> None:
+    @app.task(name="other", ignore_result=True)
+    def other(x: int) -> None: ...
+
+    def members() -> Iterator[Signature[Any]]:
+        yield from (add.s(1, 2), add.si(3, z=4), other.s(5), add.s(6))
+
+    running = Request(id="parent", task="t", root_id="root")
+    token = current_request.set(running)
+    try:
+        plain = group(members()).apply_async()
+        # an option that says what is the case anyway
+        others = group(members()).apply_async(retries=0)
+    finally:
+        current_request.reset(token)
+    messages = sent.messages(app)
+    assert len(messages) == 8
+    for ours, theirs in zip(messages[:4], messages[4:], strict=True):
+        assert {*ours.headers} == {*theirs.headers}
+        same = {**theirs.headers, "id": ours.id, "group": plain.id}
+        assert ours.headers == same
+        assert ours == replace(theirs, id=ours.id, headers=same, sent_at=ours.sent_at)
+    assert [each.id for each in messages] == [each.id for each in [*plain, *others]]
+    assert [each.ignored for each in plain] == [False, False, True, False]
+    assert running.children == [plain, others]
+
+
+def test_members_that_the_encoder_takes_slowly(app: Umbel) -> None:
+    @app.task(name="pickled", serializer="pickle", compression="zlib")
+    def pickled(x: int) -> None: ...
+
+    result = group(pickled.s(number) for number in range(3)).apply_async()
+    found = sent.requests(app)
+    assert [(each.args, each.group, each.group_index) for each in found] == [
+        ([number], result.id, number) for number in range(3)
+    ]
+
+
+def test_a_group_of_a_generator_is_sent_by_the_application_of_its_members(
+    add: AddTask, app: Umbel
+) -> None:
+    with Umbel("other", "memory://other"):  # the current one
+        result = group(add.s(number) for number in range(3)).apply_async()
+    assert result.app is app
+    assert len(sent.messages(app)) == 3
+
+
+def test_a_group_of_a_generator_is_sent_once(add: AddTask) -> None:
+    made = group(add.s(number) for number in range(3))
+    assert len(made.apply_async()) == 3
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="make it of a list"):
+            made.apply_async()
+    listed = group([add.s(1)])
+    assert len(listed.apply_async()) == len(listed.apply_async()) == 1
+
+
+def test_an_error_in_the_middle_tells_what_was_sent(
+    add: AddTask, app: Umbel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(primitives, "SLICE", 10)
+    members = (add.s(number) if number != 25 else add.s(1, 2, 3) for number in range(30))
+    with pytest.raises(TypeError, match=r"add\(\)") as caught:
+        group(members).apply_async()
+    assert caught.value.__notes__ == ["The first 20 members of the group were sent."]
+    assert len(sent.messages(app)) == 20
+
+
+def test_a_group_obeys_the_options_of_publishing(add: AddTask, app: Umbel) -> None:
+    transport = app.servers().broker.transport
+    with pytest.raises(PublishError, match="not confirmed"):
+        group([add.s(1)]).apply_async(deadline_in=-1.0)
+    assert transport.depth(["celery"])["celery"].ready == 0
 
 
 def test_an_empty_group(app: Umbel) -> None:

@@ -19,7 +19,7 @@ ENCODER = TaskEncoder("tasks.add", origin="gen1@host")
 MESSAGE = ENCODER.encode((1, 2), {}, id=ID, sent_at=1.9e9, reply_to="me")
 ENVELOPE = envelope.pack(MESSAGE, delivery_tag=ID)
 ACCEPT = accepted(["json"])
-MEMBER = {"group_id": "g", "group_index": 3}
+MEMBER: dict[str, Any] = {"group_id": "g", "group_index": 3}
 
 
 def calls(function: Callable[[], object]) -> list[str]:
@@ -44,6 +44,7 @@ def calls(function: Callable[[], object]) -> list[str]:
     [
         (3, lambda: ENCODER.encode((1, 2), {}, id=ID, sent_at=1.9e9, reply_to="me")),
         (4, lambda: ENCODER.encode((1,), {"y": 2}, id=ID, sent_at=1.9e9, reply_to="me")),
+        (3, lambda: ENCODER.encode((1, 2), {}, id=ID, sent_at=1.9e9, **MEMBER)),
         (13, lambda: ENCODER.encode((1, 2), {}, id=ID, sent_at=1.9e9, options=MEMBER)),
         (6, lambda: decode(MESSAGE, ACCEPT)),
         (1, lambda: encode_meta(ID, "SUCCESS", result=3, children=(), date_done=1.9e9)),
@@ -56,6 +57,7 @@ def calls(function: Callable[[], object]) -> list[str]:
     ids=(
         "encode",
         "encode-keywords",
+        "encode-member",
         "encode-options",
         "decode",
         "encode_meta",

@@ -1,14 +1,18 @@
 """Groups and chains, and how a serialised signature becomes one again.
 
 A group publishes its members in slices, each one publish call; a generator is read as it is sent.
+Most groups consist of plain calls: one task after the other with arguments and nothing else. A
+slice of those is made into messages by its task at once, without a look at each member.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Self, TypeVar, overload
+from operator import itemgetter
+from typing import Any, NoReturn, Self, TypeVar, overload
 
-from umbel.calling import tell_published
+from umbel.calling import policy_of, tell_published
 from umbel.canvas.signature import Signature, kind, listed_signatures, maybe_signature
 from umbel.context import Application, Caller, current_request
 from umbel.ids import new_id
@@ -22,6 +26,10 @@ G = TypeVar("G", bound=Signature[Any])
 #: Members of a group that are published together: enough that a round trip is nothing beside the
 #: encoding, few enough that their messages (about 1 kB each) are no burden.
 SLICE = 1000
+#: What plain calls are told apart by, and made of. In C: they are called for each member.
+_task_of = itemgetter("task")
+_options_of = itemgetter("options")
+_arguments_of = itemgetter("args", "kwargs")
 _NESTED = "a group inside of a group or chain is not supported yet"
 #: Options of a chain's call that are meant for one link.
 _FIRST_ONLY = ("countdown", "eta")
@@ -72,10 +80,14 @@ class group(Signature[list[R]]):  # noqa: N801 -- Celery's public name
     def app(self) -> Application:
         """The application that sends it: its members', unless it was given one."""
         members = self.kwargs["tasks"]
-        if self.given_app is None and isinstance(members, list) and members:
-            first: Signature[R] = members[0]
-            return first.app
-        return super().app
+        if self.given_app is not None:
+            return self.given_app
+        if not isinstance(members, list):
+            taken = list(itertools.islice(members, 1))
+            self.kwargs["tasks"] = itertools.chain(taken, members)
+            members = taken
+        first: Any = maybe_signature(members[0]) if members else None
+        return first.app if isinstance(first, Signature) else super().app
 
     def __len__(self) -> int:
         """Count its members."""
@@ -95,16 +107,47 @@ class group(Signature[list[R]]):  # noqa: N801 -- Celery's public name
         merged = {**self.options, **options}
         given = (merged.pop("task_id", None), merged.pop("group_id", None))
         group_id: str = given[0] or given[1] or new_id()
-        outbox = _Outbox(app)
-        results: list[AsyncResult[R]] = []
-        for index, each in enumerate(self.kwargs["tasks"]):
-            member = maybe_signature(each, self.given_app)
-            about = {**merged, "group_id": group_id, "group_index": index}
-            results.append(outbox.put(member, args, kwargs, about))
-        outbox.flush()
+        outbox = _Outbox(app, merged)
+        try:
+            results = self._send(outbox, group_id, args, kwargs, merged)
+        except Exception as error:
+            if outbox.stored:
+                error.add_note(f"The first {outbox.stored} members of the group were sent.")
+            raise
         result: GroupResult[R] = GroupResult(group_id, results, app=app)
         outbox.note(result)
         return result
+
+    def _send(
+        self,
+        outbox: _Outbox,
+        group_id: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any] | None,
+        options: Mapping[str, Any],
+    ) -> list[AsyncResult[R]]:
+        alike = not (args or kwargs or options)
+        results: list[AsyncResult[R]] = []
+        for members in self._slices():
+            if alike and _are_plain(members):
+                results += outbox.put_plain(members, group_id, first=len(results))
+            else:
+                for index, each in enumerate(members, len(results)):
+                    about = {**options, "group_id": group_id, "group_index": index}
+                    member = maybe_signature(each, self.given_app)
+                    results.append(outbox.put(member, args, kwargs, about))
+            outbox.flush()
+        return results
+
+    def _slices(self) -> Iterator[list[Any]]:
+        """Yield its members, a slice at a time; a generator is read for each, and then spent."""
+        members = self.kwargs["tasks"]
+        if not isinstance(members, list):
+            # Read again it would have no members, and nothing would be sent without a word.
+            self.kwargs["tasks"] = map(_refuse, itertools.repeat(None))
+        rest = iter(members)
+        while taken := list(itertools.islice(rest, SLICE)):
+            yield taken
 
     def __call__(self, *args: Any, **options: Any) -> GroupResult[R]:  # type: ignore[override]
         """Send every member."""
@@ -236,7 +279,7 @@ class chain(Signature[R]):  # noqa: N801 -- Celery's public name
         if app.conf.task_always_eager:
             eager: AsyncResult[R] = self.prepared(args, kwargs, merged).apply()
             return eager
-        outbox = _Outbox(app)
+        outbox = _Outbox(app, merged)
         result = outbox.put(self, args, kwargs, merged)
         outbox.flush()
         outbox.note(result)
@@ -308,15 +351,49 @@ def _with_tasks(made: G) -> G:
     return made
 
 
+def _are_plain(members: Sequence[Any]) -> bool:
+    """Tell whether all are calls of a task without options of their own."""
+    return set(map(type, members)) == {Signature} and not any(map(_options_of, members))
+
+
+def _refuse(_: object) -> NoReturn:
+    raise RuntimeError(
+        "this group was made of a generator, and sent: make it of a list to use it again"
+    )
+
+
 class _Outbox:
     """Sends the parts of one workflow in slices, each in one publish call."""
 
-    def __init__(self, app: Application) -> None:
+    def __init__(self, app: Application, options: Mapping[str, Any]) -> None:
         self._app = app
         self._request = current_request.get()
+        self._deadline_in = options.get("deadline_in")
+        self._policy = policy_of(options)
         self._calls: dict[str, Caller] = {}
         self._messages: list[Message] = []
         self._routes: dict[tuple[str, ...], Route] = {}
+        #: How many messages the server has.
+        self.stored = 0
+
+    def put_plain(
+        self, members: Sequence[Signature[R]], group_id: str, *, first: int
+    ) -> list[AsyncResult[R]]:
+        """Send plain calls, which are members of a group, with the next slice."""
+        results: list[AsyncResult[R]] = []
+        for name, alike in itertools.groupby(members, _task_of):
+            index, calls = first + len(results), list(map(_arguments_of, alike))
+            call = self._call(name)
+            if call.is_plain:
+                messages, route = call.members(calls, group_id, first=index, request=self._request)
+                self._messages += messages
+                self._routes[route.needs] = route
+                results += call.results(messages)
+            else:
+                for args, kwargs in calls:
+                    about = {"group_id": group_id, "group_index": first + len(results)}
+                    results.append(self._put_task(name, tuple(args), kwargs, about))
+        return results
 
     def put(
         self,
@@ -325,7 +402,7 @@ class _Outbox:
         kwargs: Mapping[str, Any] | None,
         options: dict[str, Any],
     ) -> AsyncResult[R]:
-        """Send a task or chain, with further arguments and options, now or with the next slice."""
+        """Send a task or chain, with further arguments and options, with the next slice."""
         if isinstance(sig, group):
             raise NotImplementedError(_NESTED)
         if isinstance(sig, chain):
@@ -344,9 +421,7 @@ class _Outbox:
     def _put_task(
         self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], options: dict[str, Any]
     ) -> AsyncResult[Any]:
-        call = self._calls.get(name)
-        if call is None:
-            call = self._calls[name] = self._app.call_for(name)
+        call = self._call(name)
         if call.takes_detour:
             sent: AsyncResult[Any] = call.task.apply_async(
                 args, kwargs, **{**options, "add_to_parent": False}
@@ -355,17 +430,28 @@ class _Outbox:
         message, route = call.prepared(args, kwargs, options, request=self._request)
         self._messages.append(message)
         self._routes[route.needs] = route
-        if len(self._messages) >= SLICE:
-            self.flush()
         result: AsyncResult[Any] = call.result(message.id, options)
         return result
 
+    def _call(self, name: str) -> Caller:
+        call = self._calls.get(name)
+        if call is None:
+            call = self._calls[name] = self._app.call_for(name)
+        return call
+
     def flush(self) -> None:
-        """Send what was put."""
-        if self._messages:
-            sent, self._messages = self._messages, []
-            self._app.publisher.publish(sent, tuple(self._routes.values()))
-            tell_published(sent)
+        """Send what was put, in one publish call."""
+        if not self._messages:
+            return
+        sent, self._messages = self._messages, []
+        self._app.publisher.publish(
+            sent,
+            tuple(self._routes.values()),
+            deadline_in=self._deadline_in,
+            policy=self._policy,
+        )
+        self.stored += len(sent)
+        tell_published(sent)
 
     def note(self, result: Any) -> None:
         """Count what was sent among the children of the task that runs here."""

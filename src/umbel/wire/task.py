@@ -142,6 +142,8 @@ class TaskEncoder:
         reply_to: str = "",
         root_id: str | None = None,
         parent_id: str | None = None,
+        group_id: str | None = None,
+        group_index: int | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> Message:
         """Return the message of one call.
@@ -156,6 +158,9 @@ class TaskEncoder:
         headers["id"] = id
         headers["root_id"] = root_id or id
         headers["parent_id"] = parent_id
+        if group_id is not None:
+            headers["group"] = group_id
+            headers["group_index"] = group_index
         if options is not None or not self._is_plain:
             return self._encode(args, kwargs, headers, options or _EMPTY, sent_at, reply_to)
         try:
