@@ -101,7 +101,7 @@ def bind(
 
     overrides_call = type(task).__call__ is not base.__call__
     run = task if overrides_call else task.run
-    lost = getattr(task, "reject_on_worker_lost", None)
+    lost = option("reject_on_worker_lost", "task_reject_on_worker_lost")
     return BoundTask(
         name=task.name,
         task=task,

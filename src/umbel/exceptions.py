@@ -140,7 +140,7 @@ class QueueNotFound(TaskError, KeyError):  # noqa: N818 -- Celery's public name
 
     def __str__(self) -> str:
         """Give the text unquoted, unlike KeyError."""
-        return UmbelError.__str__(self)
+        return str(self.args[0]) if self.args else UmbelError.__str__(self)
 
 
 class IncompleteStream(TaskError):  # noqa: N818 -- Celery's public name
