@@ -32,7 +32,8 @@ import pytest
 from tests.servers import Server, running
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md")), *sorted(DOCS.glob("api/*.md"))]
 
 #: Seconds one program, session or command of a page may take.
 TIMEOUT = 30.0
@@ -117,7 +118,7 @@ def is_file(block: Block) -> bool:
     return block.language == "python" and FILE_NAME.match(block.text) is not None
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).with_suffix("").as_posix())
 def test_examples_of_page(page: Path, tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     blocks = list(blocks_of(page))
