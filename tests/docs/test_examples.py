@@ -118,7 +118,7 @@ def is_file(block: Block) -> bool:
     return block.language == "python" and FILE_NAME.match(block.text) is not None
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).with_suffix("").as_posix())
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_examples_of_page(page: Path, tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     blocks = list(blocks_of(page))
