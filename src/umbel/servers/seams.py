@@ -41,6 +41,9 @@ class Capabilities:
     durable_ledger: bool
     #: What "stored" means when publish returns, in one sentence for the docs and the banner.
     stored: str
+    #: Its calls compute in this process, maybe while others wait for their end: a worker's threads
+    #: had better let them run undisturbed.
+    embedded: bool = False
 
 
 @dataclass(frozen=True, slots=True)

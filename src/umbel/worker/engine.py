@@ -64,6 +64,7 @@ class Engine:
                 lanes=self._lanes,
                 window=Window(lanes=plan.lanes),
                 make_loop=self._make_loop,
+                embedded=transport.capabilities.embedded,
                 parent_lives=plan.parent_lives,
                 count=self._count,
             )

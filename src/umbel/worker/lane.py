@@ -9,6 +9,7 @@ back by the tasks behind it, and a thousand trivial tasks are few commits.
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -63,10 +64,36 @@ class Desk:
 
     #: Rings the pump.
     ring: Callable[[], None]
+    #: Closed while the pump works in an embedded server, whose other users wait for it: a lane that
+    #: went on would take the interpreter from it for a switch interval at each of its steps.
+    gate: Gate
     inbox: SimpleQueue[Item | None] = field(default_factory=SimpleQueue)
     outbox: deque[Done] = field(default_factory=deque)
     #: Passes a coroutine task that only decoding could recognise on to the loop.
     to_loop: Callable[[list[Prepared]], None] | None = None
+
+
+class Gate:
+    """What lanes pass between two tasks; open unless somebody has closed it."""
+
+    __slots__ = ("_lock", "closed")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.closed = False
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        self.closed = True
+
+    def __exit__(self, *_: object) -> None:
+        self.closed = False
+        self._lock.release()
+
+    def wait(self) -> None:
+        """Wait until it is open. For when ``closed`` was seen."""
+        with self._lock:
+            return
 
 
 class Lane:
@@ -87,8 +114,10 @@ class Lane:
 
     def run(self) -> None:
         """Run what comes until None comes."""
-        take = self._desk.inbox.get
+        take, gate = self._desk.inbox.get, self._desk.gate
         while (item := take()) is not None:
+            if gate.closed:
+                gate.wait()
             self._step(item)
 
     def _step(self, item: Item) -> None:

@@ -99,8 +99,9 @@ class Node:
         consumers = [slot.consumer_id for slot in living if slot.consumer_id]
         if consumers:
             lost = self._transport.renew(consumers, lease=self._plan.lease)
-            if lost:
-                logger.warning("Leases were lost while nobody could renew them: %s", sorted(lost))
+            ready = {slot.consumer_id for slot in living if slot.state is SlotState.READY}
+            if surprising := sorted(ready.intersection(lost)):  # who stops has given his up
+                logger.warning("Leases were lost while nobody could renew them: %s", surprising)
 
     def _processed(self) -> int:
         return sum(slot.processed for slot in self._plan.board.slots)

@@ -24,6 +24,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from queue import Empty
 
@@ -32,7 +33,7 @@ from umbel.clock import SYSTEM_CLOCK
 from umbel.exceptions import TransportError
 from umbel.message import Delivery, Effects, Ending
 from umbel.servers.seams import Committer, Consumer
-from umbel.worker.lane import Desk, Done, Item, Lane
+from umbel.worker.lane import Desk, Done, Gate, Item, Lane
 from umbel.worker.loop import Loop
 from umbel.worker.service import Prepared, Service
 from umbel.worker.window import Window
@@ -94,6 +95,8 @@ class Parts:
     window: Window
     #: Makes the asyncio loop when the first coroutine task comes.
     make_loop: Callable[[], Loop]
+    #: The server computes in this process (see ``Capabilities.embedded``).
+    embedded: bool
     #: Tells whether the process that started this one still lives.
     parent_lives: Callable[[], bool]
     #: Told how many tasks were ended by a commit.
@@ -105,9 +108,14 @@ class Pump:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self.desk = Desk(self.ring, to_loop=self._submit)
+        self.desk = Desk(self.ring, Gate(), to_loop=self._submit)
+        self._quiet: AbstractContextManager[None] = (
+            self.desk.gate if parts.embedded else nullcontext()
+        )
         self._bell = Bell()
         self._receiving = False
+        #: The last receive brought something, so the next will not have to wait.
+        self._flowing = False
         self._pending: list[Effects] = []
         #: Received, and not handed over because acknowledging them early failed.
         self._unfed: list[Delivery] = []
@@ -143,17 +151,15 @@ class Pump:
 
     def _turn(self) -> None:
         try:
-            self._commit()
+            with self._quiet:
+                self._commit()
+                took = self._flowing and self._stop_by is None and self._take()
             self._feed()
             if self._stop_by is not None:
                 self._retract()
                 self._bell.wait(min(max(self._stop_by - _monotonic(), 0.0), LONGEST_WAIT))
-                return
-            room = 0 if self._isolates() else self._room()
-            if room > 0:
-                self._receive(room)
-            else:
-                self._wait()
+            elif not took:
+                self._receive_or_wait()
             self._answered()
         except TransportError as error:
             self._outage(error)
@@ -175,19 +181,32 @@ class Pump:
         self._parts.count(sum(1 for effects in batch if effects.ending is not Ending.KEEP))
         telemetry.emit("delivery.committed", count=len(batch), stale=len(report.stale))
 
-    def _receive(self, room: int) -> None:
+    def _take(self) -> bool:
+        """Receive what is there without waiting; tell whether something was."""
+        room = 0 if self._isolates() else self._room()
+        if room:
+            self._received(self._parts.consumer.receive(room, 0.0))
+        return bool(self._unfed)
+
+    def _receive_or_wait(self) -> None:
+        room = 0 if self._isolates() else self._room()
+        if not room:
+            self._wait()
+            return
         self._receiving = True
         try:
             # A ring before this line finds _receiving unset and is seen here; a later one wakes.
             rung = self._bell.wait(0.0)
-            timeout = 0.0 if rung else LONGEST_WAIT
-            deliveries = self._parts.consumer.receive(room, timeout)
+            self._received(self._parts.consumer.receive(room, 0.0 if rung else LONGEST_WAIT))
         finally:
             self._receiving = False
+        self._feed()
+
+    def _received(self, deliveries: list[Delivery]) -> None:
+        self._flowing = bool(deliveries)
+        self._unfed = deliveries
         if deliveries:
             telemetry.emit("delivery.received", count=len(deliveries))
-        self._unfed = deliveries
-        self._feed()
 
     def _wait(self) -> None:
         lanes_blocked_soon = not self.desk.inbox.empty()

@@ -74,4 +74,6 @@ class Window:
         by_time = int(spare / max(self._typical, 1e-6)) if spare > 0 else 0
         by_size = int(MOST_BYTES / self._size) + 1 if self._size else self._most
         held = self.held
-        return max(min(by_time, by_size - held, self._most - held), idle_lanes - held, 0)
+        room = min(by_time, by_size - held, self._most - held)
+        # Few and large receives: wait until half of what may be held is gone.
+        return max(room if room >= held else 0, idle_lanes - held, 0)

@@ -25,6 +25,7 @@ CAPABILITIES = Capabilities(
     dead_letters=True,
     durable_ledger=False,
     stored="in the memory of this process; nothing survives its end",
+    embedded=True,
 )
 
 

@@ -16,7 +16,7 @@ from umbel.servers.sqlite.declaring import declare
 from umbel.servers.sqlite.packing import unpack_any
 from umbel.servers.sqlite.routes import Routes, read_routes
 from umbel.servers.sqlite.schema import Executing
-from umbel.servers.sqlite.storing import Routed, Store, Writing
+from umbel.servers.sqlite.storing import Routed, Store, Writing, sort
 from umbel.servers.sqlite.upkeep import Upkeep
 from umbel.topology import Topology
 
@@ -29,6 +29,7 @@ CAPABILITIES = Capabilities(
     durable_ledger=True,
     stored="written to the file's log: it survives the death of every process, and with "
     "synchronous=FULL a power cut",
+    embedded=True,
 )
 
 
@@ -144,6 +145,7 @@ class SqliteTransport:
         deleted = 0
         names = json.dumps(list(queues))
         with self._database.write() as transaction:
+            sort(transaction)
             for (queue,) in transaction.execute(sql.QUEUE_IDS, (names,)).fetchall():
                 for waiting, delete in sql.PURGE:
                     transaction.execute(waiting, (queue,))

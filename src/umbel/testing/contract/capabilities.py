@@ -23,6 +23,7 @@ def _row(
     priorities: int = 10,
     dead_letters: bool = True,
     durable_ledger: bool = True,
+    embedded: bool = False,
 ) -> Capabilities:
     return Capabilities(
         commit=commit,
@@ -32,13 +33,14 @@ def _row(
         dead_letters=dead_letters,
         durable_ledger=durable_ledger,
         stored="",
+        embedded=embedded,
     )
 
 
 #: No guarantee may be declared away: a server's capabilities equal its row, ``stored`` apart.
 TABLE: dict[str, Capabilities] = {
-    "memory": _row(durable_ledger=False),
-    "sqlite": _row(),
+    "memory": _row(durable_ledger=False, embedded=True),
+    "sqlite": _row(embedded=True),
     # Celery's four buckets, which its workers read too.
     "redis": _row(priorities=4),
     # The last second of a delay may be spent in the worker. A companion store adds the ledger.
