@@ -51,6 +51,18 @@ _monotonic = SYSTEM_CLOCK.monotonic
 _now = SYSTEM_CLOCK.now
 
 
+def _shown(delivery: Delivery) -> str:
+    message = delivery.message
+    return f"{message.headers.get('task')!s:.127}[{message.id:.255}]"
+
+
+def _tell_of_death(effects: Effects) -> None:
+    if effects.delivery is not None:
+        logger.error(
+            "%s goes to the dead letters: %.1000s", _shown(effects.delivery), effects.reason
+        )
+
+
 def _needs_a_look(delivery: Delivery, now: float) -> bool:
     message = delivery.message
     return bool(
@@ -171,6 +183,8 @@ class Pump:
             done = outbox.popleft()
             if done.effects is not None:
                 batch.append(done.effects)
+                if done.effects.ending is Ending.DEAD:
+                    _tell_of_death(done.effects)
             if done.name is not None:
                 window.learn(done.name, done.runtime)
         if not batch:
@@ -266,6 +280,8 @@ class Pump:
         effects = self._parts.service.refuse(delivery, now)
         if effects is not None:
             self._leave(effects)
+            if effects.ending is Ending.ACK and not effects.publish:
+                logger.info("Task %s does not run: revoked or expired", _shown(delivery))
         elif delivery.suspect:
             self._suspects.append(delivery)
         return effects is not None or delivery.suspect
