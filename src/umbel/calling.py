@@ -44,6 +44,7 @@ class BoundCall:
         "_ignored",
         "_inherits_priority",
         "_is_fixed",
+        "_is_uniform",
         "_least",
         "_most",
         "_names_calls",
@@ -97,6 +98,10 @@ class BoundCall:
             and not self._inherits_priority
             and not (self._has_models or self._names_calls)
             and not (self._defaults.keys() - {"queue", "exchange", "routing_key", "priority"})
+        )
+        #: Calls with the same options differ in their arguments only.
+        self._is_uniform = app.router.is_static and not (
+            self.takes_detour or self._has_models or self._names_calls
         )
 
     def _fixed_route(self) -> Route | None:
@@ -188,11 +193,14 @@ class BoundCall:
         result.ignored = self._ignored if ignored is None else bool(ignored)
         return result
 
-    def results(self, messages: Sequence[Message]) -> list[AsyncResult[Any]]:
-        """Return the result objects of calls without options."""
+    def results(
+        self, messages: Sequence[Message], options: Mapping[str, Any]
+    ) -> list[AsyncResult[Any]]:
+        """Return the result objects of calls with these options."""
         app = self.app
         results: list[AsyncResult[Any]] = [AsyncResult(each.id, app=app) for each in messages]
-        if self._ignored:
+        ignored = options.get("ignore_result")
+        if self._ignored if ignored is None else ignored:
             for each in results:
                 each.ignored = True
         return results
@@ -239,6 +247,31 @@ class BoundCall:
 
         Options that do not exist are ignored: they may have come from elsewhere.
         """
+        sent_at = _now()
+        merged, route = self._resolved(args, kwargs, options, request=request, sent_at=sent_at)
+        root_id, parent_id = _lineage(options, request)
+        message = self._encoder.encode(
+            tuple(args),
+            dict(kwargs),
+            id=options.get("task_id") or new_id(),
+            sent_at=sent_at,
+            reply_to=self._reply_to,
+            root_id=root_id,
+            parent_id=parent_id,
+            options=merged,
+        )
+        return message, route
+
+    def _resolved(
+        self,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: Mapping[str, Any],
+        *,
+        request: Request | None,
+        sent_at: float,
+    ) -> tuple[dict[str, Any], Route]:
+        """Return options as the encoder takes them, and where a call with them goes."""
         if None in options.values():  # says as much as nothing
             options = {name: value for name, value in options.items() if value is not None}
         merged = {**self._defaults, **options}
@@ -253,28 +286,19 @@ class BoundCall:
             route = router.route(merged)
         if self._inherits_priority and request is not None and "priority" not in merged:
             merged["priority"] = (request.delivery_info or _NOTHING).get("priority")
-        sent_at = _now()
         expand(merged, now=sent_at, zone=self.zone)
         merged["exchange"] = route.exchange
         merged["routing_key"] = route.routing_key
-        message = self._encoder.encode(
-            tuple(args),
-            dict(kwargs),
-            id=options.get("task_id") or new_id(),
-            sent_at=sent_at,
-            reply_to=self._reply_to,
-            root_id=options.get("root_id") or (request.root_id if request else None),
-            parent_id=options.get("parent_id") or (request.id if request else None),
-            options=merged,
-        )
-        return message, route
+        return merged, route
 
     @property
-    def is_plain(self) -> bool:
-        """Whether calls without options are all alike, and there is nobody to be shown them."""
+    def is_uniform(self) -> bool:
+        """Whether what options say is the same for all calls, and there is nobody to be shown them.
+
+        Then ``members`` may be asked.
+        """
         return (
-            self._is_fixed
-            and not self.takes_detour
+            self._is_uniform
             and not before_task_publish.receivers
             and not after_task_publish.receivers
         )
@@ -282,18 +306,23 @@ class BoundCall:
     def members(
         self,
         calls: Sequence[tuple[Sequence[Any], dict[str, Any]]],
-        group_id: str,
+        options: Mapping[str, Any],
         *,
+        group_id: str,
         first: int,
         request: Request | None,
     ) -> tuple[list[Message], Route]:
-        """Return the messages of calls without options, checked, and where they go.
+        """Return the messages of calls of one group, checked, and where they go.
 
-        They are members of a group, the first of them its ``first``. Only if it ``is_plain``.
+        The options are those of all; the first call is the group's member ``first``.
         """
         encode, check, least, most = self._encoder.encode, self.check, self._least, self._most
-        root_id, parent_id = (None, None) if request is None else (request.root_id, request.id)
-        sent_at, reply_to = _now(), self._reply_to
+        root_id, parent_id = _lineage(options, request)
+        sent_at, reply_to, merged = _now(), self._reply_to, None
+        if self._is_fixed and not options:
+            route = self._routes[0]
+        else:
+            merged, route = self._resolved((), {}, options, request=request, sent_at=sent_at)
         messages: list[Message] = []
         for index, task_id in enumerate(new_ids(len(calls))):
             args, kwargs = calls[index]
@@ -309,9 +338,10 @@ class BoundCall:
                 parent_id=parent_id,
                 group_id=group_id,
                 group_index=first + index,
+                options=merged,
             )
             messages.append(message)
-        return messages, self._routes[0]
+        return messages, route
 
     def changes(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return options as the encoder takes them, for a retry that changes them."""
@@ -335,6 +365,14 @@ def tell_published(messages: Sequence[Message]) -> None:
                 exchange=message.exchange,
                 routing_key=message.routing_key,
             )
+
+
+def _lineage(options: Mapping[str, Any], request: Request | None) -> tuple[str | None, str | None]:
+    """Return the root's and the parent's id: as the options say, else as the causing request."""
+    root_id, parent_id = options.get("root_id"), options.get("parent_id")
+    if request is None:
+        return root_id, parent_id
+    return root_id or request.root_id, parent_id or request.id
 
 
 def _defaults(task: Any, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -66,23 +66,24 @@ class Caller(Protocol):
     takes_detour: bool
 
     @property
-    def is_plain(self) -> bool:
-        """Whether its calls without options are all alike, and shown to nobody."""
+    def is_uniform(self) -> bool:
+        """Whether what options say is the same for all its calls, and they are shown to nobody."""
         ...
 
     def members(
         self,
         calls: Sequence[tuple[Sequence[Any], dict[str, Any]]],
-        group_id: str,
+        options: Mapping[str, Any],
         *,
+        group_id: str,
         first: int,
         request: Request | None,
     ) -> tuple[list[Message], Route]:
-        """Return the messages of members of a group, if it is plain, and where they go."""
+        """Return the messages of members of a group, if it is uniform, and where they go."""
         ...
 
-    def results(self, messages: Sequence[Message]) -> list[Any]:
-        """Return the result objects of calls without options."""
+    def results(self, messages: Sequence[Message], options: Mapping[str, Any]) -> list[Any]:
+        """Return the result objects of calls with these options."""
         ...
 
     def prepared(

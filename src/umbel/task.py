@@ -251,7 +251,9 @@ class Task(Generic[P, R]):
 
     def si(self, *args: P.args, **kwargs: P.kwargs) -> Signature[R]:
         """Return a call with exactly these arguments, to be made later."""
-        return Signature(self.name, args, kwargs, immutable=True, app=self._app)
+        made: Signature[R] = plain_call(self.name, args, kwargs, self._app)
+        made["immutable"] = True
+        return made
 
     # --- while it runs
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import datetime as dt
 import json
 import pickle
 from collections.abc import Iterator
@@ -252,30 +253,82 @@ def test_a_group_takes_arguments_and_options_for_all(add: AddTask, app: Umbel) -
 
 
 def test_members_are_the_same_messages_whatever_way_they_go(add: AddTask, app: Umbel) -> None:
+    options: dict[str, Any] = {"retries": 0}  # says what is the case anyway
+
     @app.task(name="other", ignore_result=True)
     def other(x: int) -> None: ...
 
-    def members() -> Iterator[Signature[Any]]:
-        yield from (add.s(1, 2), add.si(3, z=4), other.s(5), add.s(6))
+    def members(**options: Any) -> Iterator[Signature[Any]]:
+        for each in (add.s(1, 2), add.si(3, z=4), other.s(5), add.s(6)):
+            yield each.set(**options)
 
     running = Request(id="parent", task="t", root_id="root")
     token = current_request.set(running)
     try:
-        plain = group(members()).apply_async()
-        # an option that says what is the case anyway
-        others = group(members()).apply_async(retries=0)
+        results = [
+            group(members()).apply_async(),
+            group(members()).apply_async(**options),
+            group(members(**options)).apply_async(),
+        ]
     finally:
         current_request.reset(token)
     messages = sent.messages(app)
-    assert len(messages) == 8
-    for ours, theirs in zip(messages[:4], messages[4:], strict=True):
-        assert {*ours.headers} == {*theirs.headers}
-        same = {**theirs.headers, "id": ours.id, "group": plain.id}
-        assert ours.headers == same
-        assert ours == replace(theirs, id=ours.id, headers=same, sent_at=ours.sent_at)
-    assert [each.id for each in messages] == [each.id for each in [*plain, *others]]
-    assert [each.ignored for each in plain] == [False, False, True, False]
-    assert running.children == [plain, others]
+    ids = [each.id for result in results for each in result]
+    assert [each.id for each in messages] == ids
+    assert len(ids) == 12
+    for ours, theirs in zip(messages[:4] + messages[4:8], messages[8:] * 2, strict=True):
+        headers = {**theirs.headers, "id": ours.id, "group": ours.headers["group"]}
+        assert ours == replace(theirs, id=ours.id, headers=headers, sent_at=ours.sent_at)
+    for result in results:
+        assert [each.ignored for each in result] == [False, False, True, False]
+    assert {each.headers["group"] for each in messages} == {each.id for each in results}
+    assert running.children == results
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"queue": "own", "priority": 12},
+        {"exchange": "", "routing_key": "celery"},
+        {"eta": dt.datetime(2001, 2, 3, tzinfo=dt.UTC), "expires": "2099-01-01T00:00:00+00:00"},
+        {"link": Signature("add", (1,)), "link_error": [Signature("add", (2,))]},
+        {"ignore_result": True, "headers": {"a": 1}, "shadow": "s", "reply_to": "r"},
+        {"serializer": "pickle", "compression": "zlib", "time_limit": 3, "queue": None},
+        {"root_id": "other root", "stamped_headers": ["s"], "s": 1},
+    ],
+    ids="-".join,
+)
+def test_an_option_of_the_group_is_one_of_each_member(
+    add: AddTask, app: Umbel, options: dict[str, Any]
+) -> None:
+    ours = group(add.s(number) for number in range(2)).apply_async(**options)
+    theirs = group(add.s(number).set(**options) for number in range(2)).apply_async()
+    messages = sent.messages(app, "celery", "own")
+    assert len(messages) == 4
+    for one, other in zip(messages[:2], messages[2:], strict=True):
+        own = {name: one.headers[name] for name in ("id", "group")}
+        if "root_id" not in options:
+            own["root_id"] = one.id
+        properties = other.properties
+        if properties and "expiration" in properties:
+            properties = {**properties, "expiration": (one.properties or {})["expiration"]}
+        assert one == replace(
+            other,
+            id=one.id,
+            headers={**other.headers, **own},
+            sent_at=one.sent_at,
+            properties=properties,
+        )
+    assert [each.ignored for each in ours] == [each.ignored for each in theirs]
+
+
+def test_members_go_one_by_one_where_they_are_not_alike(add: AddTask, app: Umbel) -> None:
+    def route(name: str, args: Any, *_: Any, **__: Any) -> str:
+        return f"{name}-{args[0]}"
+
+    app.conf.task_routes = [route]
+    assert len(group(add.s(number) for number in range(2)).apply_async(priority=1)) == 2
+    assert len(sent.messages(app, "add-0")) == len(sent.messages(app, "add-1")) == 1
 
 
 def test_members_that_the_encoder_takes_slowly(app: Umbel) -> None:

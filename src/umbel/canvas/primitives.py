@@ -126,11 +126,10 @@ class group(Signature[list[R]]):  # noqa: N801 -- Celery's public name
         kwargs: Mapping[str, Any] | None,
         options: Mapping[str, Any],
     ) -> list[AsyncResult[R]]:
-        alike = not (args or kwargs or options)
         results: list[AsyncResult[R]] = []
         for members in self._slices():
-            if alike and _are_plain(members):
-                results += outbox.put_plain(members, group_id, first=len(results))
+            if _are_plain(members) and not (args or kwargs):
+                results += outbox.put_plain(members, options, group_id=group_id, first=len(results))
             else:
                 for index, each in enumerate(members, len(results)):
                     about = {**options, "group_id": group_id, "group_index": index}
@@ -377,21 +376,28 @@ class _Outbox:
         self.stored = 0
 
     def put_plain(
-        self, members: Sequence[Signature[R]], group_id: str, *, first: int
+        self,
+        members: Sequence[Signature[R]],
+        options: Mapping[str, Any],
+        *,
+        group_id: str,
+        first: int,
     ) -> list[AsyncResult[R]]:
         """Send plain calls, which are members of a group, with the next slice."""
         results: list[AsyncResult[R]] = []
         for name, alike in itertools.groupby(members, _task_of):
             index, calls = first + len(results), list(map(_arguments_of, alike))
             call = self._call(name)
-            if call.is_plain:
-                messages, route = call.members(calls, group_id, first=index, request=self._request)
+            if call.is_uniform:
+                messages, route = call.members(
+                    calls, options, group_id=group_id, first=index, request=self._request
+                )
                 self._messages += messages
                 self._routes[route.needs] = route
-                results += call.results(messages)
+                results += call.results(messages, options)
             else:
-                for args, kwargs in calls:
-                    about = {"group_id": group_id, "group_index": first + len(results)}
+                for number, (args, kwargs) in enumerate(calls, index):
+                    about = {**options, "group_id": group_id, "group_index": number}
                     results.append(self._put_task(name, tuple(args), kwargs, about))
         return results
 
