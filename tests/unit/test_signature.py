@@ -289,7 +289,7 @@ def test_members_are_the_same_messages_whatever_way_they_go(add: AddTask, app: U
     "options",
     [
         {"queue": "own", "priority": 12},
-        {"exchange": "", "routing_key": "celery"},
+        {"queue": "own", "routing_key": "other"},
         {"eta": dt.datetime(2001, 2, 3, tzinfo=dt.UTC), "expires": "2099-01-01T00:00:00+00:00"},
         {"link": Signature("add", (1,)), "link_error": [Signature("add", (2,))]},
         {"ignore_result": True, "headers": {"a": 1}, "shadow": "s", "reply_to": "r"},
