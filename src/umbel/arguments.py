@@ -62,7 +62,7 @@ class Parameters:
             and self._required_keywords <= kwargs.keys()
             and (self._taken is None or kwargs.keys() <= self._taken)
             and kwargs.keys().isdisjoint(filter(None, self._names[:given]))
-            and all(name in kwargs for name in self._names[given : self._required])
+            and kwargs.keys() >= set(self._names[given : self._required])
         ):
             return
         signature, name = self._signature

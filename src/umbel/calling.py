@@ -32,6 +32,9 @@ _now = SYSTEM_CLOCK.now
 _NOTHING: Mapping[str, Any] = {}
 #: Options that say where a call goes.
 _DIRECTING = frozenset({"queue", "exchange", "routing_key"})
+#: Options that hold signatures, and signatures that a worker would take for the names of tasks.
+_LINKS = ("link", "link_error")
+_WORKFLOWS = frozenset({"chain", "group", "chord"})
 
 
 class BoundCall:
@@ -122,20 +125,15 @@ class BoundCall:
             self.check(args, kwargs)
         task_id = new_id()
         request = current_request.get()
-        if request is None:
-            message = self._encoder.encode(
-                args, kwargs, id=task_id, sent_at=_now(), reply_to=self._reply_to
-            )
-        else:
-            message = self._encoder.encode(
-                args,
-                kwargs,
-                id=task_id,
-                sent_at=_now(),
-                reply_to=self._reply_to,
-                root_id=request.root_id,
-                parent_id=request.id,
-            )
+        message = self._encoder.encode(
+            args,
+            kwargs,
+            id=task_id,
+            sent_at=_now(),
+            reply_to=self._reply_to,
+            root_id=None if request is None else request.root_id,
+            parent_id=None if request is None else request.id,
+        )
         self._publisher.publish((message,), self._routes)
         result: AsyncResult[Any] = AsyncResult(task_id, app=self.app)
         if self._ignored:
@@ -217,6 +215,7 @@ class BoundCall:
     ) -> tuple[Message, Route]:
         """Return the message of a call made here: checked, and shown to receivers of signals."""
         self.check(args, kwargs)
+        check_links(options)
         if self._has_models:
             args = tuple(dump(value) for value in args)
             kwargs = {name: dump(value) for name, value in kwargs.items()}
@@ -322,6 +321,7 @@ class BoundCall:
         if self._is_fixed and not options:
             route = self._routes[0]
         else:
+            check_links(options)
             merged, route = self._resolved((), {}, options, request=request, sent_at=sent_at)
         messages: list[Message] = []
         for index, task_id in enumerate(new_ids(len(calls))):
@@ -352,6 +352,16 @@ class BoundCall:
             encoded["exchange"] = route.exchange
             encoded["routing_key"] = route.routing_key
         return encoded
+
+
+def check_links(options: Mapping[str, Any]) -> None:
+    """Raise NotImplementedError for links that no worker could follow."""
+    for name in _LINKS:
+        given = options.get(name)
+        for each in [given] if isinstance(given, Mapping) else given or ():
+            if isinstance(each, Mapping) and each.get("subtask_type") in _WORKFLOWS:
+                kind = each["subtask_type"]
+                raise NotImplementedError(f"a {kind} in {name} is not supported yet")
 
 
 def tell_published(messages: Sequence[Message]) -> None:

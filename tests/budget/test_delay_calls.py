@@ -16,8 +16,8 @@ AddTask = Task[..., int]
 
 #: What the design allows (Celery: 464).
 DESIGN = 46
-#: What it takes now, with a little room: whoever needs more raises it knowingly.
-NOW = 20
+#: What it takes now: whoever needs more raises it knowingly.
+NOW = 15
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_a_call_with_keywords(add: AddTask) -> None:
     def delay() -> None:
         add.delay(x=1, y=2)
 
-    assert len(python_calls(delay)[1:]) <= NOW + 6
+    assert len(python_calls(delay)[1:]) <= NOW + 3
 
 
 def test_the_first_call_after_a_change_compiles_and_the_next_does_not(

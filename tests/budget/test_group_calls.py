@@ -15,6 +15,8 @@ AddTask = Task[..., int]
 
 #: Exact, as a ratchet: fewer is welcome and written down here, more needs a reason.
 PLAIN = 6
+#: With keyword arguments.
+WITH_KEYWORDS = 9
 #: In a list, which may hold members that are no signatures yet.
 LISTED = 7
 #: With an option for all members.
@@ -47,6 +49,8 @@ def per_member(send: Callable[[int], Any]) -> float:
 
 def test_a_plain_member(add: AddTask) -> None:
     assert per_member(lambda n: group(add.s(i, i) for i in range(n)).apply_async()) == PLAIN
+    count = per_member(lambda n: group(add.s(i, y=i) for i in range(n)).apply_async())
+    assert count == WITH_KEYWORDS
     assert per_member(lambda n: group([add.si(i, i) for i in range(n)]).delay()) == LISTED
 
 

@@ -488,10 +488,23 @@ def test_children_of_a_task_are_groups_and_chains_too(add: AddTask, app: Umbel) 
     assert {(each.parent_id, each.root_id) for each in sent.requests(app)} == {("parent", "root")}
 
 
-def test_what_comes_with_the_whole_canvas(add: AddTask) -> None:
+def test_what_comes_with_the_whole_canvas(add: AddTask, app: Umbel) -> None:
     with pytest.raises(NotImplementedError):
         group([group([add.s(1)])]).apply_async()
     with pytest.raises(NotImplementedError):
         chain(group([add.s(1)]), add.s(1)).apply_async()
+    for workflow in (chain(add.s(1), add.s(2)), group([add.s(1)])):
+        linked = add.s(1)
+        linked.link_error(workflow)
+        for call in (
+            add.s(1).set(link=workflow),
+            linked,
+            chain(add.s(1), linked),
+            group([add.s(1)], link=[add.s(2), workflow]),
+            group([add.s(1), linked]),
+        ):
+            with pytest.raises(NotImplementedError, match="in link"):
+                call.apply_async()
+    assert sent.messages(app) == []
     with pytest.raises(ValueError, match="empty chain"):
         chain([]).apply_async()

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, NoReturn, Self, TypeVar, overload
 
-from umbel.calling import policy_of, tell_published
+from umbel.calling import check_links, policy_of, tell_published
 from umbel.canvas.signature import Signature, kind, listed_signatures, maybe_signature
 from umbel.context import Application, Caller, current_request
 from umbel.ids import new_id
@@ -419,6 +419,8 @@ class _Outbox:
         first, *rest = sig.tasks
         if any(isinstance(each, group) for each in sig.tasks):
             raise NotImplementedError(_NESTED)
+        for each in rest:
+            check_links(each.options)
         result = sig.freeze()
         options = {**first.options, "chain": rest[::-1] or None}
         self._put_task(first.task, first.args, first.kwargs, options)
