@@ -20,6 +20,7 @@ from umbel.ids import new_id
 from umbel.message import Effects, Message, ResultRecord
 from umbel.servers.seams import Server
 from umbel.servers.sqlite import SqliteServer
+from umbel.servers.sqlite.connection import Transaction
 from umbel.states import SUCCESS
 
 
@@ -81,9 +82,12 @@ def idle(server: Server, queue: str, seconds: str) -> None:
 def hold_the_turn(server: Server) -> None:
     """Stay inside a transaction until somebody writes to the standard input."""
     assert isinstance(server, SqliteServer)
-    with server.database.write():
+
+    def hold(_transaction: Transaction) -> None:
         say("holding")
         sys.stdin.readline()
+
+    server.database.write(hold)
     say("released")
 
 

@@ -25,6 +25,7 @@ from umbel.ids import new_id
 from umbel.message import Effects, Message, ResultRecord
 from umbel.servers.seams import Server
 from umbel.servers.sqlite import SqliteServer, schema
+from umbel.servers.sqlite.connection import GLANCE, Transaction
 from umbel.states import SUCCESS
 from umbel.testing.clock import FakeClock
 from umbel.testing.contract.stage import in_thread
@@ -180,7 +181,8 @@ def test_a_file_that_vanished_is_made_anew(server: Server, path: Path, url: str)
     consumer.receive(1, timeout=0.0)
     for each in path.parent.glob("queue.sqlite*"):
         shutil.rmtree(each) if each.is_dir() else each.unlink()
-    # Nobody writes into the file that nobody sees any more.
+    # Nobody writes into the file that nobody sees any more, at least after a moment.
+    SYSTEM_CLOCK.sleep(2 * GLANCE)
     with pytest.raises(Unroutable):
         send(server, "tasks", "y")
     other = opened(url, "tasks")
@@ -215,9 +217,12 @@ def test_a_full_database_says_so_and_commits_nothing_by_halves(url: str) -> None
     send(server, "tasks", "a")
     consumer = server.transport.consume(["tasks"], consumer_id=new_id(), lease=600)
     (held,) = consumer.receive(1, timeout=0.0)
-    with server.database.write() as transaction:
+
+    def limit(transaction: Transaction) -> None:
         (pages,) = transaction.execute("PRAGMA page_count").fetchone()
         transaction.execute(f"PRAGMA max_page_count = {pages + 5}").fetchall()
+
+    server.database.write(limit)
     big = ResultRecord("a", b"x" * 100_000, SUCCESS)
     follow_up = Message("b", b"", {}, "tasks")
     with pytest.raises(StorageError, match=r"queue\.sqlite: .*full.*free some"):
@@ -403,9 +408,9 @@ def test_exceptions_that_strike_anywhere_leave_no_lock_behind(server: Server, ur
                 task_id = f"{number}-{count}"
                 send(server, "tasks", task_id)
                 sent.append(task_id)
+            signal.setitimer(signal.ITIMER_REAL, 0)
         except StruckError:
             strikes += 1
-        signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, before)
     stop.set()
     join()
@@ -422,10 +427,13 @@ def test_exceptions_that_strike_anywhere_leave_no_lock_behind(server: Server, ur
 
 def test_a_signal_handler_that_writes_while_its_thread_does_is_refused(server: Server) -> None:
     assert isinstance(server, SqliteServer)
-    with server.database.write() as transaction:
+
+    def work(transaction: Transaction) -> None:
         transaction.execute("UPDATE state SET swept_at = 5")
         with pytest.raises(TransportError, match="signal handler"):
             send(server, "tasks", "x")
+
+    server.database.write(work)
     with server.database.read() as connection:
         assert connection.execute("SELECT swept_at FROM state").fetchone() == (5.0,)
 

@@ -25,9 +25,9 @@ class SqliteCommitter:
             return CommitReport()
         # Packed before the transaction, as others wait for its end.
         follow_ups = [self._store.pack(each.publish) for each in effects]
-        with self._database.write() as transaction:
-            batch = _Batch(self._store.begin(transaction))
-            return batch.perform(effects, follow_ups)
+        return self._database.write(
+            lambda transaction: _Batch(self._store.begin(transaction)).perform(effects, follow_ups)
+        )
 
 
 class _Batch:
@@ -135,4 +135,5 @@ class _Batch:
         behind = writing.take_id()
         execute(sql.RENUMBER, (number, behind))
         execute(sql.REQUEUE, (number, behind))
-        writing.arrived(queue, rank, (behind,))
+        writing.transaction.note(queue)
+        writing.limit(queue, [(behind, rank)])

@@ -18,8 +18,9 @@ wait (``turn``) and leaves it behind when the deadline passes. Who has none wait
 saves two switches of thread.
 
 Files that vanish. ``rm tasks.sqlite`` during development must not make a running program write into
-a file that nobody sees any more: each use compares the path's inode with the open one (1 us) and
-opens anew. SQLite notices as well, and deletes no log of the new file.
+a file that nobody sees any more: who uses it compares the path's inode with the open one, at most
+every GLANCE seconds (2 us), and opens anew. SQLite notices as well, and deletes no log of the new
+file.
 
 Fork. SQLite's library remembers which locks its process holds, and a child inherits that memory but
 not the locks: it would write without them, or wait for ever for a transaction of a thread that does
@@ -29,11 +30,11 @@ long, leaves connections in the child. One whose owner only waited for its turn 
 which touches nothing of the parent's; others are kept, unused, because to undo their transactions
 would. The turn's descriptor is closed as well: a lock lives as long as any copy of it.
 
-Exceptions that strike. A soft time limit, or Ctrl-C, raises between any two steps of Python in the
-main thread. Inside the block of a ``with`` that is an error like any other. In the middle of the
-begin or the end of a write, ``_break_off`` closes what is open: the lock of threads is one that
-knows its owner, so that it can be told whether it is ours. A signal handler that writes while its
-own thread is writing is refused, as it would wait for itself.
+Exceptions that strike. A soft time limit, or Ctrl-C, raises in the main thread between any two
+steps of Python, also inside of our own begin and end. So a write is a function that is given to
+``write``: a ``with`` could be left before the first step of its ``__exit__``. Whatever strikes, one
+``except`` finds out by the lock, which knows its owner, what there is to be undone. A signal
+handler that writes while its own thread is writing is refused, as it would wait for itself.
 
 Rejected: ``BEGIN EXCLUSIVE`` with a long busy timeout (unfair); one connection per thread (memory,
 cold caches); a writer thread (two switches of thread per publish); ``lockf`` for the turn (dropped
@@ -50,7 +51,7 @@ import threading
 import weakref
 from collections.abc import Callable, Generator
 from pathlib import Path
-from types import TracebackType
+from typing import TypeVar
 
 from umbel.clock import SYSTEM_CLOCK
 from umbel.exceptions import TimeoutError, TransportError, UmbelError  # noqa: A004 -- ours
@@ -60,6 +61,8 @@ from umbel.servers.sqlite.errors import is_broken, is_busy, translating
 from umbel.servers.sqlite.options import Options
 from umbel.servers.sqlite.turn import TURN_FLAGS, Turn
 
+T = TypeVar("T")
+
 #: Pages of 4 KiB in the log before a writer copies them into the file. More means fewer fsyncs, but
 #: a longer pause for whoever does it.
 CHECKPOINT_PAGES = 2000
@@ -67,6 +70,8 @@ CHECKPOINT_PAGES = 2000
 LOG_LIMIT = 64 << 20
 #: Seconds a write waits for its turn when the caller gave no deadline.
 WRITE_TIMEOUT = 60.0
+#: Seconds between looks whether the file is still there.
+GLANCE = 0.02
 #: Seconds that a fork waits for the transactions of other threads.
 FORK_TIMEOUT = 2.0
 #: Seconds that one attempt waits for a foreign program's lock, holding up the others meanwhile.
@@ -99,6 +104,7 @@ class Database:
         self.options = options
         self.clock = options.clock
         self.bells = Bells(path)
+        self._path_text = str(path)
         self._turn_path = f"{path}-lock"
         self._reset()
         with _registering:
@@ -116,6 +122,9 @@ class Database:
         self._transaction: Transaction | None = None
         #: Those of the file that the connections have open; -1 = open anew.
         self._writer_inode = self._reader_inode = -1
+        #: When to look at the path again (monotonic time), and what was there.
+        self._look_at = 0.0
+        self._inode = -2
         self._turn_fd = -1
         #: Who has ``_writing`` waits for the turn, outside of SQLite.
         self._waits = False
@@ -123,19 +132,32 @@ class Database:
         #: Locks taken for a fork.
         self._resting: list[Callable[[], None]] = []
 
-    def write(self, *, deadline: float | None = None) -> _Write:
-        """Return a context in which the file is ours alone; commits at its end, or undoes all.
+    def write(self, work: Callable[[Transaction], T], *, deadline: float | None = None) -> T:
+        """Let ``work`` write while the file is ours alone; commit then, or undo all if it raises.
 
         Raises TimeoutError when ``deadline`` (in monotonic time) passes before it is our turn.
         """
-        return _Write(self, deadline)
+        if self._owner == threading.get_ident():
+            raise TransportError(
+                f"{self.path}: a signal handler cannot write while its thread is writing: "
+                "let another thread do it"
+            )
+        try:
+            transaction = self._begin(deadline)
+            result = work(transaction)
+            self._commit(transaction)
+        except BaseException as error:
+            self._undo(error)
+            with translating(self.path):
+                raise
+        return result
 
     @contextlib.contextmanager
     def read(self) -> Generator[sqlite3.Connection]:
         """Return a context with a connection for reading; each statement sees the newest state."""
         with self._reading, translating(self.path):
             reader = self._reader
-            if reader is None or self._reader_inode != self._inode():
+            if reader is None or self._reader_inode != self._glance():
                 reader = self._open_reader()
             try:
                 yield reader
@@ -161,7 +183,7 @@ class Database:
         self._owner = threading.get_ident()
         until, patient = SYSTEM_CLOCK.monotonic() + left, deadline is None
         transaction = self._transaction
-        if transaction is None or self._writer_inode != self._inode():
+        if transaction is None or self._writer_inode != self._glance():
             transaction = self._open_writer(until, patient=patient)
         self._begin_transaction(transaction, until, patient=patient)
         return transaction
@@ -196,20 +218,17 @@ class Database:
         turn = self._turn = Turn(self._turn_path, self._mode)
         if not turn.wait(until - SYSTEM_CLOCK.monotonic()):
             raise self._too_late()
-        os.close(self._turn_fd)
-        self._turn_fd = turn.adopt()
+        old = self._turn_fd
+        self._turn_fd = turn.fd  # no call between these two, so nothing can strike between them
         self._turn = None
+        os.close(old)
 
-    def _end(self, transaction: Transaction, error: BaseException | None) -> None:
-        rung: list[int] = []
+    def _commit(self, transaction: Transaction) -> None:
         queued, stored = transaction.queued, transaction.stored
         if queued or stored:
             transaction.queued, transaction.stored = {}, []
-        if error is None:
-            transaction.execute("COMMIT")
-            rung = self.bells.claim(queued, stored)
-        else:
-            self._undo(error)
+        transaction.execute("COMMIT")
+        rung = self.bells.claim(queued, stored)
         fcntl.flock(self._turn_fd, fcntl.LOCK_UN)
         self._owner = 0
         self._writing.release()
@@ -218,27 +237,31 @@ class Database:
             rung = self.bells.claim(queued, stored)
 
     def _undo(self, error: BaseException) -> None:
-        assert self._writer is not None
-        if self._writer.in_transaction:
-            self._writer.rollback()
-        if is_broken(error):
-            # Whoever mends or replaces the file shall not have to restart us.
-            self._writer_inode = -1
-
-    def _break_off(self, *, close: bool) -> None:
-        """Put in order what an exception left behind that came from a begin or an end.
-
-        With ``close`` it may have struck between any two steps, so nothing that is open is kept.
-        """
+        """Undo what a write has done that raised, wherever in it that was."""
         if not self._writing.acquire(blocking=False):
-            return  # another thread's, so this one had not got it
-        with contextlib.suppress(sqlite3.Error):
-            if close and self._owner == threading.get_ident():
-                self._close_writer()
-        self._owner = 0
+            return  # another thread's: this one had not got it
+        if self._owner == threading.get_ident():
+            with contextlib.suppress(sqlite3.Error):
+                if isinstance(error, (UmbelError, sqlite3.Error)):
+                    self._roll_back(error)
+                else:
+                    self._close_writer()  # who knows what was half done
+            self._owner = 0
         self._writing.release()
         with contextlib.suppress(RuntimeError):  # it was not ours before
             self._writing.release()
+
+    def _roll_back(self, error: BaseException) -> None:
+        writer, transaction = self._writer, self._transaction
+        if is_broken(error):
+            # Whoever mends or replaces the file shall not have to restart us.
+            self._writer_inode = -1
+        if transaction is not None:
+            transaction.queued, transaction.stored = {}, []
+        if writer is not None and writer.in_transaction:
+            writer.rollback()
+        if self._turn_fd >= 0:
+            fcntl.flock(self._turn_fd, fcntl.LOCK_UN)
 
     def _too_late(self) -> TimeoutError:
         return TimeoutError(
@@ -248,15 +271,23 @@ class Database:
 
     # --- opening and closing; the caller holds the lock of what it opens
 
-    def _inode(self) -> int:
+    def _glance(self) -> int:
+        """Return the inode of what is at the path, or was just now."""
+        now = SYSTEM_CLOCK.monotonic()
+        if now >= self._look_at:
+            self._look_at = now + GLANCE
+            self._inode = self._look()
+        return self._inode
+
+    def _look(self) -> int:
         try:
-            return os.stat(self.path).st_ino  # noqa: PTH116 -- for each write: a third of the time
+            return os.stat(self._path_text).st_ino  # noqa: PTH116 -- a Path takes as long again
         except FileNotFoundError:
             return -2
 
     def _open_reader(self) -> sqlite3.Connection:
         with self._writing:
-            if self._transaction is None or self._writer_inode != self._inode():
+            if self._transaction is None or self._writer_inode != self._glance():
                 self._open_writer(SYSTEM_CLOCK.monotonic() + WRITE_TIMEOUT, patient=True)
             inode = self._writer_inode
         self._close_reader()
@@ -282,7 +313,7 @@ class Database:
                 finally:
                     fcntl.flock(self._turn_fd, fcntl.LOCK_UN)
             self.bells.open(self._mode)
-            self._writer_inode = self._inode()
+            self._writer_inode = self._inode = self._look()
             self._transaction = Transaction(self._writer)
             return self._transaction
 
@@ -310,10 +341,10 @@ class Database:
         writer, self._writer, self._transaction = self._writer, None, None
         turn, self._turn = self._turn, None
         fd, self._turn_fd = self._turn_fd, -1
-        if turn is not None:
-            turn.give_up()
         if fd >= 0:
             os.close(fd)
+        if turn is not None:
+            turn.give_up()
         if writer is not None:
             writer.close()
 
@@ -345,53 +376,6 @@ class Database:
             os.close(self._turn_fd)
         self._reset()
         self.bells.abandon()
-
-
-class _Write:
-    """The context of one write."""
-
-    __slots__ = ("_database", "_deadline", "_transaction")
-
-    def __init__(self, database: Database, deadline: float | None) -> None:
-        self._database = database
-        self._deadline = deadline
-
-    def __enter__(self) -> Transaction:
-        database = self._database
-        if database._owner == threading.get_ident():  # noqa: SLF001 -- one thing in two classes
-            raise TransportError(
-                f"{database.path}: a signal handler cannot write while its thread is writing: "
-                "let another thread do it"
-            )
-        try:
-            self._transaction = database._begin(self._deadline)  # noqa: SLF001 -- see above
-        except BaseException as error:
-            self._fail(error, close=not isinstance(error, (UmbelError, sqlite3.Error, OSError)))
-            raise
-        return self._transaction
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        try:
-            self._database._end(self._transaction, error)  # noqa: SLF001 -- see above
-        except BaseException as failed:
-            self._fail(failed, close=True)
-            raise
-        if error is not None:
-            self._translate(error)
-
-    def _fail(self, error: BaseException, *, close: bool) -> None:
-        self._database._break_off(close=close)  # noqa: SLF001 -- see above
-        self._translate(error)
-
-    def _translate(self, error: BaseException) -> None:
-        with translating(self._database.path):
-            if isinstance(error, (sqlite3.Error, OSError)):
-                raise error
 
 
 def _make(path: Path) -> None:

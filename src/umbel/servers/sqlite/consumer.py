@@ -19,7 +19,7 @@ from umbel.servers.sqlite import statements as sql
 from umbel.servers.sqlite.bells import CONSUMER, Bell
 from umbel.servers.sqlite.connection import Transaction
 from umbel.servers.sqlite.packing import storable, unpack_any
-from umbel.servers.sqlite.storing import NAP, Store
+from umbel.servers.sqlite.storing import NAP, Store, sort
 
 #: Delayed messages made ready by one receive, so that many due at once do not stall everyone.
 PROMOTE_LIMIT = 500
@@ -97,24 +97,33 @@ class SqliteConsumer:
 
     def _reserve(self, limit: int) -> list[Delivery]:
         now = self._database.clock.now()
-        with self._database.write() as transaction:
-            begin = transaction.execute(sql.BEGIN_RECEIVE, (self._number,)).fetchone()
-            topology, number, due, too_old, revoking = begin
-            if number is None:
-                until = now + self._lease
-                self._number = holds.subscribe(
-                    transaction, self._consumer_id, self._queues, until=until
-                )
-            if topology != self._topology:
-                self._resolve(transaction, topology)
-            if due is not None and due <= now:
-                self._promote(transaction, now)
-            if too_old is not None and too_old <= now:
-                limits.end_the_old(transaction, self._names, now=now)
-            rows = self._hold(transaction, limit)
+        rows, revoking = self._database.write(
+            lambda transaction: self._take(transaction, limit, now)
+        )
         # Read after the transaction, as others wait for its end.
         deliveries = _deliveries(rows, self._names, self._number)
         return self._mark_revoked(deliveries, now) if revoking and deliveries else deliveries
+
+    def _take(
+        self, transaction: Transaction, limit: int, now: float
+    ) -> tuple[list[_Fetched], bool]:
+        """Hold what is ready; return it, and whether anything at all is revoked."""
+        begin = transaction.execute(sql.BEGIN_RECEIVE, (self._number,)).fetchone()
+        topology, is_sorted, number, due, too_old, revoking = begin
+        if number is None:
+            until = now + self._lease
+            self._number = holds.subscribe(
+                transaction, self._consumer_id, self._queues, until=until
+            )
+        if topology != self._topology:
+            self._resolve(transaction, topology)
+        if not is_sorted:
+            sort(transaction)
+        if due is not None and due <= now:
+            self._promote(transaction, now)
+        if too_old is not None and too_old <= now:
+            limits.end_the_old(transaction, self._names, now=now)
+        return self._hold(transaction, limit), bool(revoking)
 
     def _resolve(self, transaction: Transaction, topology: int) -> None:
         queues = self._store.routes(transaction, topology).queues
@@ -129,10 +138,11 @@ class SqliteConsumer:
         """Make delayed messages ready that are due, of whatever queue."""
         due = transaction.execute(sql.DUE, (now, PROMOTE_LIMIT)).fetchall()
         transaction.executemany(sql.DELETE_DELAYED, [row[:2] for row in due])
-        transaction.executemany(sql.INSERT_PROMOTED, [(row[2], row[3], row[1]) for row in due])
+        transaction.executemany(sql.INSERT_READY, [(row[2], row[3], row[1]) for row in due])
         writing = self._store.begin(transaction)
         for _, number, queue, rank in due:
-            writing.arrived(queue, rank, (number,))
+            transaction.note(queue)
+            writing.limit(queue, [(number, rank)])
 
     def _hold(self, transaction: Transaction, limit: int) -> list[_Fetched]:
         picked = self._pick(transaction, limit)
@@ -170,8 +180,8 @@ class SqliteConsumer:
 
     def give_back(self, deliveries: Sequence[Delivery]) -> None:
         if deliveries:
-            with self._database.write() as transaction:
-                holds.give_back(transaction, [each.tag for each in deliveries])
+            tags = [each.tag for each in deliveries]
+            self._database.write(lambda transaction: holds.give_back(transaction, tags))
 
     def wake(self) -> None:
         self._bell.wake()
@@ -181,16 +191,18 @@ class SqliteConsumer:
             return
         self._closed = True
         self._bell.close()
-        with self._database.write() as transaction:
-            writing = self._store.begin(transaction)
-            holds.fence(
-                transaction,
-                self._number,
-                routes=writing.routes,
-                now=writing.now,
-                losses=0,
-                seen=0,
-            )
+        self._database.write(self._end)
+
+    def _end(self, transaction: Transaction) -> None:
+        writing = self._store.begin(transaction)
+        holds.fence(
+            transaction,
+            self._number,
+            routes=writing.routes,
+            now=writing.now,
+            losses=0,
+            seen=0,
+        )
 
 
 def _runs(picked: list[_Ready]) -> list[tuple[int, int, int, int]]:

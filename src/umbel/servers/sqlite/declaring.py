@@ -9,6 +9,7 @@ from typing import Any
 from umbel.exceptions import TopologyConflict
 from umbel.servers.sqlite import statements as sql
 from umbel.servers.sqlite.connection import Transaction
+from umbel.servers.sqlite.storing import sort
 from umbel.topology import Binding, Exchange, Queue, Topology
 
 
@@ -25,6 +26,7 @@ def declare(transaction: Transaction, topology: Topology, *, now: float) -> None
 
 def delete_queue(transaction: Transaction, queue: int) -> None:
     """Delete a queue with what waits in it; what is held of it may still be committed."""
+    sort(transaction)
     for waiting, delete in sql.PURGE:
         transaction.execute(waiting, (queue,))
         transaction.execute(delete, (queue,))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from umbel.serializers import json_text
 from umbel.servers.seams import DeadLetter
 from umbel.servers.sqlite import statements as sql
+from umbel.servers.sqlite.connection import Transaction
 from umbel.servers.sqlite.packing import storable, unpack_any
 from umbel.servers.sqlite.storing import Store
 
@@ -33,38 +35,34 @@ class SqliteLedger:
         ]
 
     def requeue(self, keys: Sequence[str]) -> int:
-        requeued = 0
-        with self._database.write() as transaction:
-            writing = self._store.begin(transaction)
-            for key in keys:
-                row = transaction.execute(
-                    "SELECT data, body, queue FROM dead WHERE key = ?", (_number(key),)
-                ).fetchone()
-                queue = None if row is None else writing.routes.queues.get(row[2])
-                if row is None or queue is None:
-                    continue
-                message, _ = unpack_any(row[0], row[1])
-                writing.store([(message, row[0], (queue,))])
-                transaction.execute("DELETE FROM dead WHERE key = ?", (_number(key),))
-                requeued += 1
-        return requeued
+        return self._database.write(
+            lambda transaction: sum(self._requeue(transaction, _number(key)) for key in keys)
+        )
+
+    def _requeue(self, transaction: Transaction, key: int) -> int:
+        """Send one letter to its queue, if both exist; return how many that were."""
+        writing = self._store.begin(transaction)
+        row = transaction.execute(
+            "SELECT data, body, queue FROM dead WHERE key = ?", (key,)
+        ).fetchone()
+        if row is None or row[2] not in writing.routes.queues:
+            return 0
+        data, body, queue = row
+        message, _ = unpack_any(data, body)
+        writing.store([(message, data, (writing.routes.queues[queue],))])
+        transaction.execute("DELETE FROM dead WHERE key = ?", (key,))
+        return 1
 
     def drop(self, keys: Sequence[str]) -> int:
         numbers = json.dumps([_number(key) for key in keys])
-        with self._database.write() as transaction:
-            cursor = transaction.execute(
-                "DELETE FROM dead WHERE key IN (SELECT value FROM json_each(?))", (numbers,)
-            )
-            return cursor.rowcount
+        return self._execute(
+            "DELETE FROM dead WHERE key IN (SELECT value FROM json_each(?))", (numbers,)
+        ).rowcount
 
     def revoke(self, task_ids: Sequence[str], *, expires_in: float) -> None:
         until = self._database.clock.now() + expires_in
-        with self._database.write() as transaction:
-            transaction.executemany(
-                "INSERT INTO revoked VALUES (?1, ?2) ON CONFLICT (task_id)"
-                " DO UPDATE SET expires_at = max(expires_at, excluded.expires_at)",
-                [(storable(task_id), until) for task_id in task_ids],
-            )
+        rows = [(storable(task_id), until) for task_id in task_ids]
+        self._database.write(lambda transaction: transaction.executemany(sql.REVOKE, rows))
 
     def revoked(self, task_ids: Sequence[str]) -> frozenset[str]:
         wanted = {storable(task_id): task_id for task_id in task_ids}
@@ -76,11 +74,8 @@ class SqliteLedger:
 
     def announce(self, node: str, record: Mapping[str, Any], *, expires_in: float) -> None:
         until = self._database.clock.now() + expires_in
-        with self._database.write() as transaction:
-            transaction.execute(
-                "INSERT OR REPLACE INTO nodes VALUES (?, ?, ?)",
-                (node, json_text(dict(record)), until),
-            )
+        row = (node, json_text(dict(record)), until)
+        self._execute("INSERT OR REPLACE INTO nodes VALUES (?, ?, ?)", row)
 
     def nodes(self) -> dict[str, dict[str, Any]]:
         with self._database.read() as connection:
@@ -91,21 +86,26 @@ class SqliteLedger:
         return {name: json.loads(record) for name, record in rows}
 
     def retire(self, node: str) -> None:
-        with self._database.write() as transaction:
-            transaction.execute("DELETE FROM nodes WHERE name = ?", (node,))
+        self._execute("DELETE FROM nodes WHERE name = ?", (node,))
 
     def acquire(self, name: str, holder: str, *, lease: float) -> int | None:
         now = self._database.clock.now()
-        with self._database.write() as transaction:
-            row = transaction.execute(sql.ACQUIRE, (name, holder, now, now + lease)).fetchone()
-        return None if row is None else int(row[0])
+        row: tuple[int] | None = self._database.write(
+            lambda transaction: transaction.execute(
+                sql.ACQUIRE, (name, holder, now, now + lease)
+            ).fetchone()
+        )
+        return None if row is None else row[0]
 
     def release(self, name: str, holder: str) -> None:
-        with self._database.write() as transaction:
-            transaction.execute(
-                "UPDATE leases SET holder = '', expires_at = 0 WHERE name = ? AND holder = ?",
-                (name, holder),
-            )
+        self._execute(
+            "UPDATE leases SET holder = '', expires_at = 0 WHERE name = ? AND holder = ?",
+            (name, holder),
+        )
+
+    def _execute(self, statement: str, parameters: Sequence[Any]) -> sqlite3.Cursor:
+        """Run one statement in a transaction of its own."""
+        return self._database.write(lambda transaction: transaction.execute(statement, parameters))
 
 
 def _number(key: str) -> int:

@@ -44,15 +44,16 @@ class SqliteTransport:
         self._upkeep = Upkeep(self._database)
 
     def declare(self, topology: Topology) -> None:
-        with self._database.write() as transaction:
-            declare(transaction, topology, now=self._database.clock.now())
+        now = self._database.clock.now()
+        self._database.write(lambda transaction: declare(transaction, topology, now=now))
 
     # --- publishing
 
     def publish(self, messages: Sequence[Message], *, deadline: float) -> None:
         packed = self._store.pack(messages)
         refused: list[tuple[Message, str]] = []
-        with self._database.write(deadline=deadline) as transaction:
+
+        def store(transaction: Transaction) -> Writing:
             writing = self._store.begin(transaction)
             routed: list[Routed] = []
             for each in packed:
@@ -63,6 +64,9 @@ class SqliteTransport:
                     routed.append(found)
             if routed:
                 writing.store(routed)
+            return writing
+
+        writing = self._database.write(store, deadline=deadline)
         if refused:
             raise self._refusal(writing, refused)
 
@@ -79,36 +83,36 @@ class SqliteTransport:
     # --- consumers
 
     def consume(self, queues: Sequence[str], *, consumer_id: str, lease: float) -> SqliteConsumer:
-        with self._database.write() as transaction:
+        def subscribe(transaction: Transaction) -> int:
             _refuse_exclusive(transaction, queues)
             until = self._database.clock.now() + lease
-            number = holds.subscribe(transaction, consumer_id, queues, until=until)
+            return holds.subscribe(transaction, consumer_id, queues, until=until)
+
+        number = self._database.write(subscribe)
         return SqliteConsumer(
             self._store, queues, consumer_id=consumer_id, lease=lease, number=number
         )
 
     def renew(self, consumer_ids: Collection[str], *, lease: float) -> Collection[str]:
-        if not consumer_ids:
-            return []
         until = self._database.clock.now() + lease
-        lost: list[str] = []
-        with self._database.write() as transaction:
-            for consumer_id in consumer_ids:
-                cursor = transaction.execute(
-                    "UPDATE consumers SET lease_until = ? WHERE consumer_id = ?",
-                    (until, consumer_id),
-                )
-                if not cursor.rowcount:
-                    lost.append(consumer_id)
-        return lost
+
+        def extend(transaction: Transaction) -> list[str]:
+            return [
+                consumer_id
+                for consumer_id in consumer_ids
+                if not transaction.execute(sql.RENEW, (until, consumer_id)).rowcount
+            ]
+
+        return self._database.write(extend) if consumer_ids else []
 
     def recover(self, dead: Sequence[DeadConsumer] = ()) -> int:
         """See ``seams.Transport.recover``. Also keeps the file small, a slice at a time."""
-        freed = 0
-        if dead or self._some_lapsed():
-            with self._database.write() as transaction:
-                writing = self._store.begin(transaction)
-                freed = _bury(transaction, dead, writing) + _bury_lapsed(transaction, writing)
+
+        def bury(transaction: Transaction) -> int:
+            writing = self._store.begin(transaction)
+            return _bury(transaction, dead, writing) + _bury_lapsed(transaction, writing)
+
+        freed = self._database.write(bury) if dead or self._some_lapsed() else 0
         self._upkeep.sweep()
         return freed
 
@@ -142,15 +146,8 @@ class SqliteTransport:
         return [name for (name,) in rows]
 
     def purge(self, queues: Sequence[str]) -> int:
-        deleted = 0
         names = json.dumps(list(queues))
-        with self._database.write() as transaction:
-            sort(transaction)
-            for (queue,) in transaction.execute(sql.QUEUE_IDS, (names,)).fetchall():
-                for waiting, delete in sql.PURGE:
-                    transaction.execute(waiting, (queue,))
-                    deleted += transaction.execute(delete, (queue,)).rowcount
-        return deleted
+        return self._database.write(lambda transaction: _purge(transaction, names))
 
     def close(self) -> None:
         self._database.close()
@@ -192,6 +189,16 @@ def _fence(
     transaction: Transaction, number: int, routes: Routes, now: float, *, losses: int
 ) -> int:
     return holds.fence(transaction, number, routes=routes, now=now, losses=losses, seen=1)
+
+
+def _purge(transaction: Transaction, names: str) -> int:
+    deleted = 0
+    sort(transaction)
+    for (queue,) in transaction.execute(sql.QUEUE_IDS, (names,)).fetchall():
+        for waiting, delete in sql.PURGE:
+            transaction.execute(waiting, (queue,))
+            deleted += transaction.execute(delete, (queue,)).rowcount
+    return deleted
 
 
 def _depth(connection: Executing, queue: int, now: float) -> Depth:

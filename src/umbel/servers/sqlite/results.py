@@ -16,7 +16,7 @@ from umbel.clock import SYSTEM_CLOCK
 from umbel.message import ResultRecord
 from umbel.servers.sqlite import statements as sql
 from umbel.servers.sqlite.bells import WANTS, WATCH, Bell
-from umbel.servers.sqlite.connection import Database
+from umbel.servers.sqlite.connection import Database, Transaction
 from umbel.servers.sqlite.packing import storable
 from umbel.servers.sqlite.storing import NAP, Store, hash_of, prefix_of
 
@@ -38,8 +38,9 @@ class SqliteResults:
 
     def put(self, records: Sequence[ResultRecord]) -> None:
         if records:
-            with self._database.write() as transaction:
-                self._store.begin(transaction).store_results(records)
+            self._database.write(
+                lambda transaction: self._store.begin(transaction).store_results(records)
+            )
 
     def get(self, task_ids: Sequence[str]) -> dict[str, bytes]:
         wanted = {storable(task_id): task_id for task_id in task_ids}
@@ -51,10 +52,13 @@ class SqliteResults:
     def forget(self, task_ids: Sequence[str]) -> None:
         wanted = set(map(storable, task_ids))
         prefixes = json.dumps(list(map(prefix_of, wanted)))
-        with self._database.write() as transaction:
+
+        def delete(transaction: Transaction) -> None:
             rows = transaction.execute(sql.STORED, (prefixes,)).fetchall()
             seqs = [seq for seq, task_id, _ in rows if task_id in wanted]
             transaction.execute(sql.DELETE_RESULTS, (json.dumps(seqs),))
+
+        self._database.write(delete)
 
     def close(self) -> None:
         self._database.close()

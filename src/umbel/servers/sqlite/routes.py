@@ -32,6 +32,8 @@ class QueueRow:
     auto_delete: bool = False
     #: Seconds without a consumer after which it is deleted.
     expires: float | None = None
+    #: It has a limit of its messages' number or age.
+    limited: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,4 +96,5 @@ def _queue_row(number: int, name: str, options: str) -> QueueRow:
         given["exclusive"],
         given["auto_delete"],
         given["expires"],
+        given["message_ttl"] is not None or given["max_length"] is not None,
     )

@@ -2,7 +2,8 @@
 
     queues ── bindings ── exchanges   what was declared; state.topology counts the changes
     messages                          the bytes; written once, never rewritten
-    ready / delayed / held            where each message is: one small row in one of the three
+    ready / delayed / held            where each message is: one small row in one of the three, or
+                                      none yet, behind state.sorted: the inbox
     expiring                          when messages of queues with a limit of age come to it
     consumers ── subscriptions        who holds; a consumer that was fenced has no row any more
     dead                              dead letters, with their bytes
@@ -22,6 +23,12 @@ receive and end together:
 
 The first rewrites the whole message, twice if it is large. The third saves a little, but cannot say
 who holds a message, which is asked for by every commit.
+
+The inbox saves a publish its second page. A message that was just published is only appended to
+``messages``, with its place (queue, rank). Who receives next sorts it into ``ready`` together with
+all others whose id is above ``state.sorted``; a publisher does when it has appended hundreds. Each
+page costs two writes to the log: one by one, a publish took 39 us with the row of ``ready``, and
+takes 29 without.
 
 Results, us each: WITHOUT ROWID by id took 40 at 30,000 (whole rows are spread over all pages), a
 rowid table with a unique index of the text 22, one with an index of a number made of the id 14.
@@ -54,8 +61,12 @@ APPLICATION_ID = 0x756D626C
 OLDEST_SQLITE = (3, 35, 0)
 
 VERSION_1 = """
-CREATE TABLE state (topology INTEGER NOT NULL, swept_at REAL NOT NULL);
-INSERT INTO state VALUES (1, 0);
+CREATE TABLE state (
+    topology INTEGER NOT NULL,
+    sorted INTEGER NOT NULL,
+    swept_at REAL NOT NULL
+);
+INSERT INTO state VALUES (1, 0, 0);
 
 CREATE TABLE queues (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -73,7 +84,13 @@ CREATE TABLE bindings (
     UNIQUE (exchange, routing_key, queue)
 );
 
-CREATE TABLE messages (id INTEGER PRIMARY KEY, data TEXT NOT NULL, body BLOB NOT NULL);
+CREATE TABLE messages (
+    id INTEGER PRIMARY KEY,
+    queue INTEGER,
+    rank INTEGER,
+    data TEXT NOT NULL,
+    body BLOB NOT NULL
+);
 CREATE TABLE ready (
     queue INTEGER NOT NULL,
     rank INTEGER NOT NULL,

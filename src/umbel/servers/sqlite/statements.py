@@ -8,19 +8,23 @@ from __future__ import annotations
 # --- publishing ---------------------------------------------------------------------------------
 
 # parameters  -
-# returns     version of the topology, highest id of a message, highest seq of a result
-STATE = """
-SELECT topology, (SELECT max(id) FROM messages), (SELECT max(seq) FROM results) FROM state
-"""
+# returns     version of the topology, highest id of a message, up to which ids are sorted
+STATE = "SELECT topology, (SELECT max(id) FROM messages), sorted FROM state"
 
-# parameters  1 id, 2 data, 3 body
-INSERT_MESSAGE = "INSERT INTO messages VALUES (?1, ?2, ?3)"
+# A message with a place goes to the inbox, one without has its row in another table.
+# parameters  1 id, 2 queue, 3 rank, 4 data, 5 body
+INSERT_MESSAGE = "INSERT INTO messages VALUES (?1, ?2, ?3, ?4, ?5)"
 
-# Makes all messages of a range of ids ready; they were inserted one after the other just now.
-# parameters  1 queue, 2 rank, 3 first id, 4 last id
-INSERT_READY = """
-INSERT INTO ready (queue, rank, id) SELECT ?1, ?2, id FROM messages WHERE id BETWEEN ?3 AND ?4
+# Make all that is in the inbox ready; SORTED follows.
+SORT = """
+INSERT INTO ready (queue, rank, id)
+SELECT queue, rank, id FROM messages
+WHERE id > (SELECT sorted FROM state) AND queue IS NOT NULL
 """
+SORTED = "UPDATE state SET sorted = max(sorted, (SELECT coalesce(max(id), 0) FROM messages))"
+
+# parameters  1 queue, 2 rank, 3 id
+INSERT_READY = "INSERT INTO ready (queue, rank, id) VALUES (?1, ?2, ?3)"
 
 # parameters  1 due, 2 id, 3 queue, 4 rank
 INSERT_DELAYED = "INSERT INTO delayed VALUES (?1, ?2, ?3, ?4)"
@@ -68,16 +72,22 @@ WHERE r.queue = ?1 AND r.rank = ?2 AND r.id = ?3
 #             when the next delayed message is due, NULL if there is none
 PEEK = """
 SELECT topology,
-       EXISTS (SELECT 1 FROM ready WHERE queue IN (SELECT value FROM json_each(?1))),
+       EXISTS (SELECT 1 FROM ready WHERE queue IN (SELECT value FROM json_each(?1)))
+       OR EXISTS (
+           SELECT 1 FROM messages
+           WHERE id > sorted AND queue IN (SELECT value FROM json_each(?1))
+       ),
        (SELECT due FROM delayed ORDER BY due LIMIT 1)
 FROM state
 """
 
 # parameters  1 consumer number
-# returns     version of the topology, consumer number (NULL = fenced), due time of the next delayed
-#             message, when the next one is too old for its queue, whether anything is revoked
+# returns     version of the topology, whether the inbox is empty, consumer number (NULL = fenced),
+#             due time of the next delayed message, when the next one is too old for its queue,
+#             whether anything is revoked
 BEGIN_RECEIVE = """
 SELECT topology,
+       sorted >= (SELECT coalesce(max(id), 0) FROM messages),
        (SELECT number FROM consumers WHERE number = ?1),
        (SELECT due FROM delayed ORDER BY due LIMIT 1),
        (SELECT expires_at FROM expiring ORDER BY expires_at LIMIT 1),
@@ -91,9 +101,6 @@ DUE = "SELECT due, id, queue, rank FROM delayed WHERE due <= ?1 ORDER BY due, id
 
 # parameters  1 due, 2 id
 DELETE_DELAYED = "DELETE FROM delayed WHERE due = ?1 AND id = ?2"
-
-# parameters  1 queue, 2 rank, 3 id
-INSERT_PROMOTED = "INSERT INTO ready (queue, rank, id) VALUES (?1, ?2, ?3)"
 
 
 def next_of(queues: int) -> str:
@@ -130,6 +137,9 @@ CROSS JOIN held AS h ON h.id = j.value
 CROSS JOIN messages AS m ON m.id = j.value
 ORDER BY j.key
 """
+
+# parameters  1 until, 2 consumer_id
+RENEW = "UPDATE consumers SET lease_until = ?1 WHERE consumer_id = ?2"
 
 # --- ending holds -------------------------------------------------------------------------------
 
@@ -178,7 +188,7 @@ WHERE id = ?1
 
 # A message that goes behind the others gets a new id, which makes the old hold void as well.
 # parameters  1 old id, 2 new id
-RENUMBER = "UPDATE messages SET id = ?2 WHERE id = ?1"
+RENUMBER = "UPDATE messages SET id = ?2, queue = NULL WHERE id = ?1"
 # parameters  as above
 REQUEUE = """
 INSERT INTO ready
@@ -204,6 +214,7 @@ INSERT INTO dead (data, body, queue, reason, died_at, crashes) VALUES (?1, ?2, ?
 # returns     how many are ready, delayed, held
 DEPTH = """
 SELECT (SELECT count(*) FROM ready WHERE queue = ?1)
+     + (SELECT count(*) FROM messages WHERE id > (SELECT sorted FROM state) AND queue = ?1)
      + (SELECT count(*) FROM delayed WHERE queue = ?1 AND due <= ?2),
        (SELECT count(*) FROM delayed WHERE queue = ?1 AND due > ?2),
        (SELECT count(*) FROM held WHERE queue = ?1)
@@ -214,8 +225,12 @@ SELECT (SELECT count(*) FROM ready WHERE queue = ?1)
 # returns     data and body of the ready message that was sent first
 OLDEST = """
 SELECT data, body FROM messages WHERE id = (
-    SELECT min((SELECT id FROM ready WHERE queue = ?1 AND rank = r.value ORDER BY id LIMIT 1))
-    FROM json_each('[0,1,2,3,4,5,6,7,8,9]') AS r
+    SELECT min(id) FROM (
+        SELECT (SELECT id FROM ready WHERE queue = ?1 AND rank = r.value ORDER BY id LIMIT 1) AS id
+        FROM json_each('[0,1,2,3,4,5,6,7,8,9]') AS r
+        UNION ALL
+        SELECT min(id) FROM messages WHERE id > (SELECT sorted FROM state) AND queue = ?1
+    )
 )
 """
 
@@ -223,7 +238,8 @@ SELECT data, body FROM messages WHERE id = (
 # returns     id
 QUEUE_IDS = "SELECT id FROM queues WHERE name IN (SELECT value FROM json_each(?1))"
 
-# Pairs of statements: delete the messages that wait in a queue, and the rows that say so.
+# Pairs of statements: delete the messages that wait in a queue, and the rows that say so. The inbox
+# is sorted before.
 # parameters  1 queue
 PURGE = (
     (
@@ -269,6 +285,12 @@ RESULTS_SINCE = "SELECT seq, task_id FROM results WHERE seq > ?1 ORDER BY seq"
 METAS = "SELECT seq, task_id, meta FROM results WHERE seq IN (SELECT value FROM json_each(?1))"
 
 # --- ledger -------------------------------------------------------------------------------------
+
+# parameters  1 task_id, 2 until
+REVOKE = """
+INSERT INTO revoked VALUES (?1, ?2)
+ON CONFLICT (task_id) DO UPDATE SET expires_at = max(expires_at, excluded.expires_at)
+"""
 
 # parameters  1 task ids, 2 now
 # returns     task_id

@@ -20,10 +20,16 @@ from umbel.states import SUCCESS
 #: every idle consumer of their queue, so that it sleeps no longer than until then.
 NAP = 1.0
 
+#: Messages that one process appends to the inbox before it sorts it, so that who receives need not
+#: sort many.
+INBOX = 256
+
 #: A message, its ``data``, and why it cannot be stored ("" = it can).
 Packed = tuple[Message, str, str]
 #: A message with its ``data``, and where it goes.
 Routed = tuple[Message, str, tuple[QueueRow, ...]]
+#: A row of messages: id, queue, rank, data, body.
+_MessageRow = tuple[int, int | None, int | None, str, bytes]
 #: A row of results: seq, prefix, task_id, state, expires_at, meta.
 _ResultRow = tuple[int, int, str, str, float | None, bytes]
 
@@ -33,6 +39,8 @@ class Store:
 
     def __init__(self, database: Database) -> None:
         self.database = database
+        #: Messages appended to the inbox by this process since it sorted it.
+        self.unsorted = 0
         self._routes = NO_ROUTES
 
     def pack(self, messages: Sequence[Message]) -> list[Packed]:
@@ -42,16 +50,10 @@ class Store:
 
     def begin(self, transaction: Transaction) -> Writing:
         """Look at the file's state, at the begin of a transaction that writes."""
-        version, highest_id, highest_seq = transaction.execute(sql.STATE).fetchone()
-        # Not the injected clock: these are ids that only must not repeat.
-        floor = int(SYSTEM_CLOCK.now() * 1e6)
-        return Writing(
-            transaction,
-            self.routes(transaction, version),
-            now=self.database.clock.now(),
-            next_id=max(floor, (highest_id or 0) + 1),
-            next_seq=max(floor, (highest_seq or 0) + 1),
-        )
+        version, highest, sorted_id = transaction.execute(sql.STATE).fetchone()
+        routes = self.routes(transaction, version)
+        highest = max(highest or 0, sorted_id)
+        return Writing(self, transaction, routes, highest, now=self.database.clock.now())
 
     def routes(self, transaction: Transaction, version: int) -> Routes:
         """Return the routes of this version of the topology."""
@@ -64,22 +66,22 @@ class Store:
 class Writing:
     """One transaction that writes: the routes it sees, and the next free numbers. One thread's."""
 
-    __slots__ = ("_next_id", "_next_seq", "_rooms", "now", "routes", "transaction")
+    __slots__ = ("_next_id", "_rooms", "_store", "now", "routes", "transaction")
 
     def __init__(
         self,
+        store: Store,
         transaction: Transaction,
         routes: Routes,
+        highest_id: int,
         *,
         now: float,
-        next_id: int,
-        next_seq: int,
     ) -> None:
+        self._store = store
         self.transaction = transaction
         self.routes = routes
         self.now = now
-        self._next_id = next_id
-        self._next_seq = next_seq
+        self._next_id = _above(highest_id)
         self._rooms: dict[int, int] | None = None
 
     def take_id(self) -> int:
@@ -112,34 +114,36 @@ class Writing:
 
     def store(self, routed: Sequence[Routed]) -> None:
         """Insert messages, in order, and note whom to wake."""
-        rows: list[tuple[int, str, bytes]] = []
-        #: Ids in a row that go to the same place: queue, rank, first id, last id.
-        runs: list[list[int]] = []
-        run = [-1, -1, -1, -1]
+        rows: list[_MessageRow] = []
         delayed: list[tuple[float, int, int, int]] = []
-        number, now = self._next_id, self.now
+        limited: dict[int, list[tuple[int, int]]] = {}
+        number, now, transaction = self._next_id, self.now, self.transaction
         for message, data, targets in routed:
             rank = rank_of(message)
             for queue in targets:
-                rows.append((number, data, message.body))
                 if message.not_before > now:
                     delayed.append((message.not_before, number, queue.id, rank))
-                elif run[0] == queue.id and run[1] == rank and run[3] == number - 1:
-                    run[3] = number
+                    rows.append((number, None, None, data, message.body))
                 else:
-                    run = [queue.id, rank, number, number]
-                    runs.append(run)
+                    transaction.note(queue.id)
+                    rows.append((number, queue.id, rank, data, message.body))
+                    if queue.limited:
+                        limited.setdefault(queue.id, []).append((number, rank))
                 number += 1
         self._next_id = number
-        if len(rows) == 1:
-            self.transaction.execute(sql.INSERT_MESSAGE, rows[0])
-        else:
-            self.transaction.executemany(sql.INSERT_MESSAGE, rows)
-        for run in runs:
-            self.transaction.execute(sql.INSERT_READY, run)
-            self.arrived(run[0], run[1], range(run[2], run[3] + 1))
+        transaction.executemany(sql.INSERT_MESSAGE, rows)
+        self._store.unsorted += len(rows)
         if delayed:
             self._delay(delayed)
+        if limited or self._store.unsorted >= INBOX:
+            self.sort()
+        for queue_id, ids in limited.items():
+            self.limit(queue_id, ids)
+
+    def sort(self) -> None:
+        """Make all that is in the inbox ready."""
+        sort(self.transaction)
+        self._store.unsorted = 0
 
     def _delay(self, delayed: Sequence[tuple[float, int, int, int]]) -> None:
         self.transaction.executemany(sql.INSERT_DELAYED, delayed)
@@ -147,14 +151,11 @@ class Writing:
             if due < self.now + NAP:
                 self.transaction.note(queue, SLOTS)
 
-    def arrived(self, queue: int, rank: int, ids: Sequence[int]) -> None:
-        """Ring consumers for messages that became ready, and keep to their queue's limits."""
-        self.transaction.note(queue, len(ids))
+    def limit(self, queue: int, ids: Sequence[tuple[int, int]]) -> None:
+        """Keep a queue in which these (id, rank) became ready to its limits."""
         row = self.routes.by_id[queue]
-        if row.message_ttl is not None:
-            limits.watch_age(self.transaction, row, [(each, rank) for each in ids], now=self.now)
-        if row.max_length is not None:
-            limits.trim(self.transaction, row, now=self.now)
+        limits.watch_age(self.transaction, row, ids, now=self.now)
+        limits.trim(self.transaction, row, now=self.now)
 
     # --- results
 
@@ -166,7 +167,8 @@ class Writing:
         seqs = {task_id: seq for seq, task_id, _ in stored}
         final = {task_id for _, task_id, state in stored if state == SUCCESS}
         rows: dict[str, _ResultRow] = {}
-        now, seq = self.now, self._next_seq
+        now = self.now
+        seq = _above(transaction.execute(sql.NEWEST_RESULT).fetchone()[0])
         for record, prefix in zip(records, prefixes, strict=True):
             task_id, state = storable(record.task_id), record.state
             if task_id in final:
@@ -176,12 +178,17 @@ class Writing:
             expires_at = None if record.expires_in is None else now + record.expires_in
             rows[task_id] = (seq, prefix, task_id, state, expires_at, record.meta)
             seq += 1
-        self._next_seq = seq
         replaced = [seqs[task_id] for task_id in rows if task_id in seqs] if seqs else []
         if replaced:
             transaction.execute(sql.DELETE_RESULTS, (json.dumps(replaced),))
         transaction.executemany(sql.INSERT_RESULT, rows.values())
         transaction.stored += map(hash_of, rows)
+
+
+def _above(highest: int | None) -> int:
+    """Return a number that was never used: the time, or what follows the highest there is."""
+    # Not the injected clock: these only must not repeat.
+    return max(int(SYSTEM_CLOCK.now() * 1e6), (highest or 0) + 1)
 
 
 def _pack(message: Message, largest: int) -> Packed:
@@ -192,6 +199,12 @@ def _pack(message: Message, largest: int) -> Packed:
         return message, pack(message), ""
     except PACKING_ERRORS as error:
         return message, "", f"its headers are no JSON: {error}"
+
+
+def sort(transaction: Transaction) -> None:
+    """Make all that is in the inbox ready."""
+    transaction.execute(sql.SORT)
+    transaction.execute(sql.SORTED)
 
 
 def rank_of(message: Message) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import fcntl
 import os
 import threading
@@ -16,38 +17,39 @@ class Turn:
     The thread has a descriptor of its own: with a shared one a late turn would end another's. Who
     closes it is settled under ``_settling``: the waiter when he gave up after the turn had come,
     else the thread.
+
+    Plain locks and a plain thread, not ``Event`` and ``Thread``: exceptions that strike while these
+    run come out as others, or leave them broken.
     """
 
     def __init__(self, path: str, mode: int) -> None:
-        self._fd = os.open(path, TURN_FLAGS, mode)
+        #: Holds the turn once it has come; it is the waiter's from then on.
+        self.fd = os.open(path, TURN_FLAGS, mode)
         self._settling = threading.Lock()
-        self._ended = threading.Event()
+        #: Held until the turn has come.
+        self._coming = threading.Lock()
+        self._coming.acquire()
         self._taken = False
         self._given_up = False
 
     def wait(self, timeout: float) -> bool:
         """Wait for the turn; tell whether it has come. If not, it is given up."""
-        threading.Thread(target=self._take, name="umbel-sqlite-turn", daemon=True).start()
-        if not self._ended.wait(max(0.0, timeout)):
+        _thread.start_new_thread(self._take, ())
+        if not self._coming.acquire(timeout=max(0.0, timeout)):
             self.give_up()
         return not self._given_up
 
-    def adopt(self) -> int:
-        """Return the descriptor that holds the turn; it is the caller's from now on."""
-        fd, self._fd = self._fd, -1
-        return fd
-
     def give_up(self) -> None:
-        """Leave the turn to others, now or when it comes. Idempotent."""
+        """Leave the turn to others, now or when it comes. Not after ``fd`` was taken over."""
         with self._settling:
-            if self._taken and not self._given_up and self._fd >= 0:
-                os.close(self._fd)
+            if self._taken and not self._given_up:
+                os.close(self.fd)
             self._given_up = True
 
     def _take(self) -> None:
-        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        fcntl.flock(self.fd, fcntl.LOCK_EX)
         with self._settling:
             self._taken = not self._given_up
             if self._given_up:
-                os.close(self._fd)
-        self._ended.set()
+                os.close(self.fd)
+        self._coming.release()

@@ -40,17 +40,16 @@ class Upkeep:
             (swept_at,) = connection.execute("SELECT swept_at FROM state").fetchone()
         if swept_at <= now < swept_at + INTERVAL:
             return
-        with self._database.write() as transaction:
-            transaction.execute("UPDATE state SET swept_at = ?", (now,))
-            transaction.execute(sql.DELETE_REVOKED, (now,))
-            transaction.execute(sql.DELETE_NODES, (now,))
-            self._delete_dead(transaction, now)
-            _delete_queues(transaction, now)
+        self._database.write(lambda transaction: self._sweep_small(transaction, now))
         budget = min(LONGEST, max(SHORTEST, (now - swept_at) * SHARE))
         self._sweep_results(now, SYSTEM_CLOCK.monotonic() + budget)
         self._vacuum()
 
-    def _delete_dead(self, transaction: Transaction, now: float) -> None:
+    def _sweep_small(self, transaction: Transaction, now: float) -> None:
+        transaction.execute("UPDATE state SET swept_at = ?", (now,))
+        transaction.execute(sql.DELETE_REVOKED, (now,))
+        transaction.execute(sql.DELETE_NODES, (now,))
+        _delete_queues(transaction, now)
         keep = self._database.options.dead_letters_expire
         if keep is not None:
             transaction.execute(sql.DELETE_DEAD, (now - keep, SLICE))
@@ -71,8 +70,8 @@ class Upkeep:
             rows = connection.execute(sql.RESULTS_BEHIND, (behind, SLICE, now)).fetchall()
         expired = [seq for seq, is_over in rows if is_over]
         if expired:
-            with self._database.write() as transaction:
-                transaction.execute(sql.DELETE_RESULTS, (json.dumps(expired),))
+            seqs = (json.dumps(expired),)
+            self._database.write(lambda transaction: transaction.execute(sql.DELETE_RESULTS, seqs))
         return (rows[-1][0] if len(rows) == SLICE else 0), len(expired)
 
     def _vacuum(self) -> None:
@@ -80,10 +79,13 @@ class Upkeep:
             (free,) = connection.execute("PRAGMA freelist_count").fetchone()
             (pages,) = connection.execute("PRAGMA page_count").fetchone()
         if free > SPARE_PAGES and free > pages // 2:
-            with self._database.write() as transaction:
-                for _ in range(VACUUM_PAGES):
-                    # Python's module takes one step only, and a step is one page.
-                    transaction.execute("PRAGMA incremental_vacuum(1)")
+            self._database.write(_give_pages_back)
+
+
+def _give_pages_back(transaction: Transaction) -> None:
+    for _ in range(VACUUM_PAGES):
+        # Python's module takes one step only, and a step is one page.
+        transaction.execute("PRAGMA incremental_vacuum(1)")
 
 
 def _delete_queues(transaction: Transaction, now: float) -> None:
