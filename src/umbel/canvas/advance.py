@@ -36,6 +36,9 @@ class Policy:
     #: The node's name, stored with extended results.
     worker: str = ""
     extended: bool = False
+    #: (the request that causes them, their number) -> the id of a follow-up that was given none.
+    #: For servers whose commit is ordered: a repeat is recognisable by it. None = a random one.
+    derived_id: Callable[[Request, int], str] | None = None
 
 
 def advance(
@@ -124,8 +127,8 @@ def _failed(
         reason=reason or "",
         results=_results(request, outcome, bound, policy) + later,
         publish=tuple(
-            policy.message_for(errback, [request.id], request, {})
-            for errback in request.errbacks or ()
+            policy.message_for(errback, [request.id], request, _id(errback, request, n, policy))
+            for n, errback in enumerate(request.errbacks or ())
         ),
     )
 
@@ -178,8 +181,8 @@ def _has_next(request: Request) -> bool:
 
 def _follow_ups(request: Request, outcome: Outcome, policy: Policy) -> tuple[Message, ...]:
     messages = [
-        policy.message_for(callback, [outcome.value], request, {})
-        for callback in request.callbacks or ()
+        policy.message_for(callback, [outcome.value], request, _id(callback, request, n, policy))
+        for n, callback in enumerate(request.callbacks or ())
     ]
     if request.chain:
         *rest, following = request.chain  # the next link is the last element (wire-protocol 5.3)
@@ -187,6 +190,15 @@ def _follow_ups(request: Request, outcome: Outcome, policy: Policy) -> tuple[Mes
             policy.message_for(following, [outcome.value], request, {"chain": rest or None})
         )
     return tuple(messages)
+
+
+def _id(
+    signature: Mapping[str, Any], request: Request, number: int, policy: Policy
+) -> Mapping[str, Any]:
+    """Return the option that names a follow-up, if it shall have a derived id."""
+    if policy.derived_id is None or (signature.get("options") or {}).get("task_id"):
+        return {}
+    return {"task_id": policy.derived_id(request, number)}
 
 
 def _later_ids(chain: Sequence[Mapping[str, Any]] | None) -> Iterator[str]:

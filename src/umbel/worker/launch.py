@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -27,6 +28,10 @@ from umbel.worker.engine import Engine, Plan
 from umbel.worker.node import Node, NodePlan
 from umbel.worker.service import Service
 from umbel.worker.supervisor import ParentLives, Supervisor, SupervisorPlan
+
+
+#: Namespace of the ids derived from a task's id.
+_FOLLOW_UPS = uuid.UUID("5f0f4d0e-6f3c-4b07-9a55-0d6f6c1f3b1e")
 
 
 class Application(Protocol):
@@ -161,8 +166,12 @@ class Worker:
         )
 
     def _service(self) -> Service:
+        ordered = self.app.servers().broker.transport.capabilities.commit == "ordered"
         policy = Policy(
-            self.app.follow_up, worker=self.node, extended=self.app.conf.result_extended
+            self.app.follow_up,
+            worker=self.node,
+            extended=self.app.conf.result_extended,
+            derived_id=_derived_id if ordered else None,
         )
         return Service(
             self._bound_tasks(),
@@ -238,6 +247,10 @@ def supervise(shape: Shape, make_worker: Callable[[], Worker], on_ready: Callabl
         on_ready=on_ready,
     )
     return Supervisor(plan).run()
+
+
+def _derived_id(request: Request, number: int) -> str:
+    return str(uuid.uuid5(_FOLLOW_UPS, f"{request.id} {request.retries} {number}"))
 
 
 def _chosen_queues(router: Router, node: str, options: WorkerOptions) -> tuple[Queue, ...]:
