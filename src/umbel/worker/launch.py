@@ -29,7 +29,6 @@ from umbel.worker.node import Node, NodePlan
 from umbel.worker.service import Service
 from umbel.worker.supervisor import ParentLives, Supervisor, SupervisorPlan
 
-
 #: Namespace of the ids derived from a task's id.
 _FOLLOW_UPS = uuid.UUID("5f0f4d0e-6f3c-4b07-9a55-0d6f6c1f3b1e")
 
