@@ -214,7 +214,8 @@ class BoundCall:
         request: Request | None,
     ) -> tuple[Message, Route]:
         """Return the message of a call made here: checked, and shown to receivers of signals."""
-        self.check(args, kwargs)
+        if kwargs or not self._least <= len(args) <= self._most:
+            self.check(args, kwargs)
         check_links(options)
         if self._has_models:
             args = tuple(dump(value) for value in args)
