@@ -22,10 +22,10 @@ RANKS = {
     for rank, names in enumerate(
         (
             (
-                "exceptions states clock ids values backoff telemetry topology project arguments "
+                "exceptions states clock values backoff telemetry topology project arguments "
                 "spelling models version"
             ),
-            "message schedules serializers security",
+            "ids message schedules serializers security",
             "wire settings",
             "servers config",
             "bridge",

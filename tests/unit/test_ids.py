@@ -6,14 +6,16 @@ import uuid
 
 import pytest
 
+from umbel.clock import SYSTEM_CLOCK
 from umbel.ids import new_id, new_ids, node_name, origin
 
 
-def test_ids_are_version_4_uuids_as_text() -> None:
+def test_ids_are_version_7_uuids_as_text() -> None:
     for task_id in [*new_ids(200), *(new_id() for _ in range(200))]:
         parsed = uuid.UUID(task_id)
         assert str(parsed) == task_id
-        assert (parsed.version, parsed.variant) == (4, uuid.RFC_4122)
+        assert (parsed.version, parsed.variant) == (7, uuid.RFC_4122)
+        assert abs((parsed.int >> 80) / 1000 - SYSTEM_CLOCK.now()) < 10
 
 
 def test_ids_do_not_repeat() -> None:
