@@ -42,7 +42,7 @@ def execute(bound: BoundTask, request: Request) -> Outcome:
         except BaseException as error:  # noqa: BLE001 -- whatever user code raises is its outcome
             outcome = judge(bound, request, error, _monotonic() - started)
         if bound.after:
-            _run_after_hooks(bound, request, outcome)
+            run_after_hooks(bound, request, outcome)
     finally:
         context.current_request.reset(token)
     return outcome
@@ -67,7 +67,7 @@ async def execute_async(
         except BaseException as error:  # noqa: BLE001 -- whatever user code raises is its outcome
             outcome = judge(bound, request, why() or error, _monotonic() - started)
         if bound.after:
-            _run_after_hooks(bound, request, outcome)
+            run_after_hooks(bound, request, outcome)
     finally:
         context.current_request.reset(token)
     return outcome
@@ -162,8 +162,8 @@ def _retried_by_policy(
     )
 
 
-def _run_after_hooks(bound: BoundTask, request: Request, outcome: Outcome) -> None:
-    # The outcome stands, whatever its observers do: a hook that fails is the hook's failure.
+def run_after_hooks(bound: BoundTask, request: Request, outcome: Outcome) -> None:
+    """Tell those who observe the task. The outcome stands, whatever they do."""
     for hook in bound.after:
         try:
             hook(request, outcome)

@@ -142,7 +142,7 @@ class Slot:
 
     def _used(self) -> list[int]:
         flags = self._memory[self._flags : self._first]
-        return [index for index, used in enumerate(flags) if used] if any(flags) else []
+        return [index for index, used in enumerate(flags) if used] if 1 in flags else []
 
     def _text(self, at: int) -> str:
         (text,) = struct.unpack_from(f"={_MAX_TEXT + 1}p", self._memory, self._offset + at)

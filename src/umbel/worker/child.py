@@ -60,7 +60,10 @@ def _install_signals(engine: Engine, plan: ChildPlan) -> None:
 
     def warm(_signum: int, _frame: FrameType | None) -> None:
         nonlocal asked
-        engine.stop(SYSTEM_CLOCK.monotonic() + (0.0 if asked else plan.patience))
+        # Under a supervisor the signal may come twice, from it and to the whole group; a wish to
+        # end at once comes from it as QUIT.
+        at_once = asked and plan.interruptible
+        engine.stop(SYSTEM_CLOCK.monotonic() + (0.0 if at_once else plan.patience))
         asked = True
 
     def cold(_signum: int, _frame: FrameType | None) -> None:

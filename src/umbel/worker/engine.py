@@ -20,7 +20,7 @@ from umbel.worker.limits import SignalLimit, SoftLimit, ThreadLimit
 from umbel.worker.loop import Loop
 from umbel.worker.pump import Parts, Pump
 from umbel.worker.service import Service
-from umbel.worker.window import Window
+from umbel.worker.window import TARGET, Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,8 @@ class Plan:
     lanes: int = 1
     #: Seconds a machine may be silent before its deliveries are given to others.
     lease: float = 15.0
+    #: Seconds of work to hold per lane beyond what it runs.
+    window: float = TARGET
     parent_lives: Callable[[], bool] = lambda: True
 
 
@@ -62,7 +64,7 @@ class Engine:
                 committer=committer,
                 service=service,
                 lanes=self._lanes,
-                window=Window(lanes=plan.lanes),
+                window=Window(lanes=plan.lanes, target=plan.window),
                 make_loop=self._make_loop,
                 embedded=transport.capabilities.embedded,
                 parent_lives=plan.parent_lives,

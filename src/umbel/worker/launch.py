@@ -140,6 +140,7 @@ class Worker:
                 queues=[queue.name for queue in self.queues],
                 lanes=self._lanes,
                 lease=self._lease,
+                window=self.app.conf.worker_window,
                 parent_lives=parent_lives,
             ),
             self._service(),
@@ -202,7 +203,8 @@ class Worker:
     def node_main(self, board: Board, wake_fd: int, parent_lives: ParentLives) -> None:
         """Be the node of the supervisor's children."""
         node = self.make_node(board)
-        signal.signal(signal.SIGTERM, lambda _signum, _frame: node.stop())
+        # TERM may come to the whole group; the node ends when the supervisor closes its pipe.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         node.run(parent_lives, wake_fd)
 
     def _run_solo(self, on_ready: Callable[[], None]) -> int:

@@ -148,7 +148,7 @@ class Pump:
 
     def stop(self, deadline: float) -> None:
         """Stop receiving; end when nothing runs any more, or at the deadline. Any thread."""
-        self._stop_by = deadline
+        self._stop_by = deadline if self._stop_by is None else min(deadline, self._stop_by)
         self.ring()
 
     def run(self) -> None:
@@ -169,7 +169,8 @@ class Pump:
             self._feed()
             if self._stop_by is not None:
                 self._retract()
-                self._bell.wait(min(max(self._stop_by - _monotonic(), 0.0), LONGEST_WAIT))
+                if not self._finished():
+                    self._bell.wait(min(max(self._stop_by - _monotonic(), 0.0), LONGEST_WAIT))
             elif not took:
                 self._receive_or_wait()
             self._answered()

@@ -28,6 +28,7 @@ from umbel.exceptions import (
     TimeLimitExceeded,
     WorkerLostError,
 )
+from umbel.executor import run_after_hooks
 from umbel.message import Delivery, Effects, Ending, Outcome
 from umbel.values import value
 from umbel.wire.task import Request, decode, peek_id
@@ -105,6 +106,8 @@ class Service:
         if bound is None:
             return self._unknown(delivery, request)
         request.hostname = self._node
+        if delivery.redelivered and request.delivery_info is not None:
+            request.delivery_info["redelivered"] = True
         hard, soft = request.timelimit
         return Prepared(
             delivery,
@@ -149,6 +152,9 @@ class Service:
         except (SerializationError, InvalidTaskError) as error:
             return self._poison(delivery, error)
         bound = self.tasks.get(request.task or "", self._nameless)
+        if outcome.state == states.FAILURE:
+            run_after_hooks(bound, request, outcome)
+            request.errbacks = self._call_errbacks(request, outcome)
         return advance(delivery, request, outcome, bound, self._policy)
 
     def _poison(self, delivery: Delivery, error: Exception) -> Effects:

@@ -34,8 +34,10 @@ logger = logging.getLogger("umbel.worker")
 
 #: Seconds between a child's own deadline at shutdown and the signal that ends it.
 KILL_AFTER = 5.0
-#: Longest sleep in seconds.
-LONGEST_SLEEP = 5.0
+#: Longest sleep in seconds: a child may begin a task with a hard limit while the supervisor sleeps.
+LONGEST_SLEEP = 0.25
+#: Seconds that the node has to end.
+NODE_PATIENCE = 5.0
 
 _monotonic = SYSTEM_CLOCK.monotonic
 
@@ -135,15 +137,12 @@ class Supervisor:
             wake_at = min(wake_at, state.start_after)
         if state.stopping:
             wake_at = min(wake_at, state.kill_at)
-        # A child that begins a limited task later than this look is seen at the next one: at most a
-        # second late.
-        timeout = min(max(wake_at - _monotonic(), 0.0), 1.0 if self._any_busy() else LONGEST_SLEEP)
+        self._wait(max(wake_at - _monotonic(), 0.0))
+
+    def _wait(self, timeout: float) -> None:
         readable, _, _ = select.select([self._read_fd], [], [], timeout)
         if readable:
             os.read(self._read_fd, 4096)
-
-    def _any_busy(self) -> bool:
-        return any(child.slot.running() for child in self._state.children.values())
 
     def _over(self) -> bool:
         return bool(self._state.stopping and not self._state.children)
@@ -169,6 +168,7 @@ class Supervisor:
         slot.state = SlotState.STARTING
         pid = os.fork()
         if not pid:
+            os.close(self._state.node_wake_fd)
             self._become(lambda: self._plan.child_main(slot, self._write_fd, self._lives))
         slot.pid = pid
         self._state.children[pid] = _Child(pid, slot)
@@ -277,10 +277,18 @@ class Supervisor:
             self._plan.on_ready()
 
     def _stop_node(self) -> None:
-        if not self._state.node_pid:
+        """Close the node's pipe, which ends it; a signal could come before it listens."""
+        state = self._state
+        if not state.node_pid:
             return
-        _kill(self._state.node_pid, signal.SIGTERM)
-        os.waitpid(self._state.node_pid, 0)
+        os.close(state.node_wake_fd)
+        deadline = _monotonic() + NODE_PATIENCE
+        while os.waitpid(state.node_pid, os.WNOHANG)[0] == 0:
+            if _monotonic() >= deadline:
+                _kill(state.node_pid, signal.SIGKILL)
+                os.waitpid(state.node_pid, 0)
+                return
+            self._wait(deadline - _monotonic())
 
 
 def may_fork() -> bool:
