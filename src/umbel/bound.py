@@ -17,6 +17,9 @@ from umbel import signals, states
 from umbel.message import Outcome
 from umbel.wire.task import Request
 
+#: States in which a task has not returned: it takes no part, or will run again.
+_NOT_RETURNED = frozenset({states.IGNORED, states.REJECTED, states.RETRY})
+
 BeforeHook = Callable[[Request], None]
 AfterHook = Callable[[Request, Outcome], None]
 
@@ -45,6 +48,8 @@ class BoundTask:
     run: Callable[..., Any]
     is_async: bool = False
     acks_late: bool = True
+    #: If not, a message whose task failed or ran out of time goes to the dead letters.
+    acks_failures: bool = True
     ignore_result: bool = False
     store_errors: bool = False
     track_started: bool = False
@@ -108,6 +113,7 @@ def bind(
         run=run,
         is_async=inspect.iscoroutinefunction(task.run),
         acks_late=option("acks_late", "task_acks_late"),
+        acks_failures=option("acks_on_failure_or_timeout", "task_acks_on_failure_or_timeout"),
         ignore_result=option("ignore_result", "task_ignore_result"),
         store_errors=option("store_errors_even_if_ignored", "task_store_errors_even_if_ignored"),
         track_started=option("track_started", "task_track_started"),
@@ -217,6 +223,8 @@ def _send_outcome_signal(task: Any, request: Request, outcome: Outcome) -> None:
 
 
 def _call_after_return(task: Any, request: Request, outcome: Outcome) -> None:
+    if outcome.state in _NOT_RETURNED:
+        return
     task.after_return(
         outcome.state,
         outcome.value if outcome.error is None else outcome.error,

@@ -417,7 +417,7 @@ class Task(Generic[P, R]):
         einfo: Any,
         /,
     ) -> None:
-        """Be told, in the worker, that a run ended, however it did."""
+        """Be told, in the worker, that a task ended; not of retries, Ignore and Reject."""
 
     def shadow_name(
         self, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any], /

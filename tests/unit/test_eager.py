@@ -147,21 +147,24 @@ class Telling(Task[..., Any]):
         (
             "retry",
             [
-                *("before_start", "on_retry", "after_return RETRY"),
+                *("before_start", "on_retry"),
                 *("before_start", "on_success", "after_return SUCCESS"),
             ],
         ),
+        ("ignore", ["before_start"]),
+        ("reject", ["before_start"]),
     ],
 )
 def test_hooks(app: Umbel, how: str, told: list[str]) -> None:
     Telling.told = []
+    raised = {"fail": ValueError(), "ignore": Ignore(), "reject": Reject()}
 
     @app.task(bind=True, base=Telling)
     def job(self: Task[..., Any], how: str) -> None:
         if how == "retry" and self.request.retries == 0:
             self.retry(countdown=0)
-        if how == "fail":
-            raise ValueError
+        if how in raised:
+            raise raised[how]
 
     job.apply((how,))
     assert Telling.told == told

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from umbel import states
+from umbel import Task, Umbel, states
 from umbel.bound import BoundTask
 from umbel.canvas.advance import Policy
 from umbel.exceptions import Ignore, Reject
@@ -123,6 +123,22 @@ def test_ignore_stores_nothing_and_reject_dead_letters_or_requeues() -> None:
     assert "not mine" in rejected.reason
     assert meta(rejected)["result"]["exc_type"] == "Reject"
     assert raising(Reject("later", requeue=True)).ending is Ending.REQUEUE
+
+
+def test_a_task_may_want_the_messages_of_its_failures_kept() -> None:
+    def broken() -> None:
+        raise ValueError("no")
+
+    kept = service(bound(broken, acks_failures=False))
+    effects = run(kept, delivery(message()))
+    assert effects.ending is Ending.DEAD
+    assert "ValueError('no')" in effects.reason
+    assert meta(effects)["status"] == "FAILURE"
+    over = kept.refuse(delivery(verdict="time-limit 5"), NOW)
+    assert over is not None
+    assert "TimeLimitExceeded" in over.reason
+    early = service(bound(broken, acks_failures=False, acks_late=False))
+    assert run(early, delivery(message())).ending is Ending.ACK
 
 
 def test_callbacks_and_the_next_link_follow_success() -> None:
@@ -240,6 +256,7 @@ def test_the_crash_budget() -> None:
     assert meta(over)["result"]["exc_type"] == "WorkerLostError"
     once = service(bound(max_deliveries=1)).refuse(delivery(crashes=1), NOW)
     assert once is not None
+    assert "died once while" in once.reason
     assert service().refuse(delivery(losses=MAX_LOSSES - 1), NOW) is None
     assert service().refuse(delivery(losses=MAX_LOSSES), NOW) is not None
 
@@ -270,3 +287,14 @@ def test_progress_keeps_the_delivery() -> None:
     effects = within.effects(prepared, Outcome("PROGRESS", {"done": 3}))
     assert effects.ending is Ending.KEEP
     assert meta(effects)["result"] == {"done": 3}
+
+
+def test_a_tasks_options_and_settings_are_compiled() -> None:
+    app = Umbel("compiled", "memory://compiled", set_as_current=False)
+
+    @app.task(acks_on_failure_or_timeout=False)
+    def keeps() -> None:
+        """Do nothing."""
+
+    assert not keeps.bound_task().acks_failures
+    assert app.register_task(Task[..., Any]()).bound_task().acks_failures

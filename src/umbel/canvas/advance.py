@@ -22,7 +22,11 @@ from umbel.bound import BoundTask
 from umbel.exceptions import EncodeError
 from umbel.message import Delivery, Effects, Ending, Message, Outcome, ResultRecord
 from umbel.wire.result import encode_meta, task_tuple
+from umbel.wire.saferepr import bounded_repr
 from umbel.wire.task import Request, retry_message
+
+#: Characters of an exception in the reason why a message is among the dead letters.
+_REASON = 300
 
 #: (signature, arguments in front, the request that causes it, further options) -> its message
 MessageFor = Callable[[Mapping[str, Any], Sequence[Any], Request, Mapping[str, Any]], Message]
@@ -116,7 +120,7 @@ def _failed(
     *,
     dead: str | None = None,
 ) -> Effects:
-    reason = dead or outcome.dead
+    reason = dead or outcome.dead or _unacknowledged(outcome, bound)
     later = tuple(
         _record(request, outcome, bound, policy, task_id=task_id)
         for task_id in _later_ids(request.chain)
@@ -131,6 +135,14 @@ def _failed(
             for n, errback in enumerate(request.errbacks or ())
         ),
     )
+
+
+def _unacknowledged(outcome: Outcome, bound: BoundTask) -> str | None:
+    """Return why the message of a failed task is kept, if its task wants that."""
+    if bound.acks_failures or not bound.acks_late:
+        return None
+    shown = bounded_repr(outcome.error, _REASON)
+    return f"the task failed, and acks_on_failure_or_timeout is off: {shown}"
 
 
 def _results(

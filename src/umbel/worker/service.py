@@ -134,9 +134,9 @@ class Service:
     def _over_budget(self, delivery: Delivery) -> Effects | None:
         bound = self._bound_for(delivery)
         if delivery.crashes >= bound.max_deliveries:
-            text = f"its worker process died {delivery.crashes} times while running it"
+            text = f"its worker process died {_times(delivery.crashes)} while running it"
         elif delivery.losses >= MAX_LOSSES:
-            text = f"the worker holding it was lost {delivery.losses} times"
+            text = f"the worker holding it was lost {_times(delivery.losses)}"
         else:
             return None
         return self._end(delivery, Outcome(states.FAILURE, error=WorkerLostError(text), dead=text))
@@ -224,6 +224,10 @@ def _takes_exception(bound: BoundTask, errback: Mapping[str, Any]) -> bool:
     if code is None or getattr(bound.task, "bind", False):
         return False
     return bool(code.co_argcount - len(errback.get("args") or ()) > 1)
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
 def _revoked(reason: str) -> Outcome:
