@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import pytest
 
+from tests.budget.counting import python_calls
 from tests.system.engines import running
 from umbel import Umbel
 from umbel.clock import SYSTEM_CLOCK
@@ -345,3 +346,14 @@ def test_nothing_is_lost_over_a_connection_that_fails_all_the_time(app: Umbel) -
     assert sum(flaky.faults.counts.values()) >= 10
     depth = servers.broker.transport.depth(["celery"])["celery"]
     assert (depth.ready, depth.held, depth.delayed) == (0, 0, 0)
+
+
+def test_soft_limits_in_threads_leave_the_interpreter_as_it_was(app: Umbel) -> None:
+    @app.task(soft_time_limit=5)
+    def quick() -> int:
+        return 1
+
+    with running(app):
+        assert quick.delay().get(timeout=5) == 1
+    # CPython's eval breaker, once stuck, makes a profiled call loop for ever.
+    assert len(python_calls(lambda: len("umbel"))) == 1

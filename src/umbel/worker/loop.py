@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 #: Seconds that the loop has to cancel a task over its hard limit before the supervisor steps in.
 GRACE = 2.0
 
+#: Seconds to wait for the loop's thread to end.
+STOP_PATIENCE = 1.0
+
 _monotonic = SYSTEM_CLOCK.monotonic
 
 
@@ -62,9 +65,9 @@ class Loop:
         self._loop.call_soon_threadsafe(self._begin, batch, held)
 
     def stop(self) -> None:
-        """Cancel what runs and end the thread."""
+        """Cancel what runs and end the thread, unless a task blocks it."""
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
+        self._thread.join(STOP_PATIENCE)
 
     def _serve(self, started: Future[asyncio.AbstractEventLoop]) -> None:
         with asyncio.Runner() as runner:

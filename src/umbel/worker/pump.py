@@ -388,5 +388,7 @@ class Pump:
             self._parts.consumer.close()
         except TransportError as error:
             logger.error("Could not give back what was held; its lease will: %s", error)  # noqa: TRY400 -- expected when the server is gone
+        if self._loop is not None:
+            self._loop.stop()
         for _ in self._parts.lanes:
             self.desk.inbox.put(None)
