@@ -13,7 +13,7 @@ import pytest
 
 from tests.unit import sent
 from umbel import EagerResult, GroupResult, Task, Umbel, chain, group, signals, states
-from umbel.exceptions import EncodeError, Ignore, MaxRetriesExceededError, Reject
+from umbel.exceptions import EncodeError, Ignore, MaxRetriesExceededError, Reject, TaskError
 
 
 @pytest.fixture
@@ -53,6 +53,15 @@ def test_a_failure_is_in_the_result(app: Umbel) -> None:
     app.conf.task_eager_propagates = True
     with pytest.raises(ValueError, match="no"):
         fail.apply()
+
+
+def test_a_task_cannot_end_who_waits_for_it(app: Umbel) -> None:
+    @app.task
+    def leave() -> None:
+        raise SystemExit(3)
+
+    with pytest.raises(TaskError, match=r"raised SystemExit\(3\)"):
+        leave.apply().get()
 
 
 def test_the_request(app: Umbel) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from umbel import exceptions
-from umbel.exceptions import BackendError, SecurityError
+from umbel.exceptions import BackendError, SecurityError, TaskError
 from umbel.wire.errors import exception_from_wire, exception_to_wire
 
 
@@ -182,3 +182,15 @@ def test_what_celery_had_to_wrap_is_unwrapped() -> None:
     assert type(wrapped(5, "Odd", "x", "text")).__name__ == "Odd"
     assert type(wrapped("a", 5, [], "text")) is BackendError
     assert type(wrapped("short")).__name__ == "UnpickleableExceptionWrapper"
+
+
+def test_what_would_end_the_reader_comes_back_as_an_ordinary_exception() -> None:
+    for error in (SystemExit(3), KeyboardInterrupt(), GeneratorExit()):
+        stored = exception_to_wire(error)
+        assert (stored["exc_module"], stored["exc_type"]) == ("celery.exceptions", "TaskError")
+        text = f"the task raised {error!r}"
+        found = (exception_from_wire(stored), exception_from_wire(error))
+        assert [(type(each), str(each)) for each in found] == [(TaskError, text)] * 2
+    foreign = exception_from_wire(wire("SystemExit", "builtins", 3))
+    assert isinstance(foreign, TaskError)
+    assert "SystemExit(3)" in str(foreign)

@@ -2,7 +2,8 @@
 
 Whoever reaches the result store can write such an object, so a name in it is looked up in modules
 already imported, in plain dictionaries (no attribute hook runs), and only exception classes are
-called.
+called. What would end the program that raises it again (SystemExit, KeyboardInterrupt) travels as a
+TaskError that says so, and is read as one if somebody else has written it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
-from umbel.exceptions import BackendError, EncodeError, SecurityError
+from umbel.exceptions import BackendError, EncodeError, SecurityError, TaskError
 from umbel.serializers import json_dumps
 from umbel.wire.names import EXCEPTION_CLASSES, EXCEPTION_NAMES
 from umbel.wire.saferepr import bounded_repr
@@ -31,6 +32,7 @@ def exception_to_wire(
 
     Arguments that ``dumps`` refuses are shown by their repr.
     """
+    error = ordinary(error)
     cls = type(error)
     module, name = EXCEPTION_NAMES.get(cls) or (cls.__module__, cls.__qualname__)
     return {
@@ -56,14 +58,21 @@ def _encodable_one(arg: Any, dumps: Callable[[Any], bytes]) -> Any:
     return arg
 
 
-def exception_from_wire(value: Any) -> BaseException:
+def ordinary(error: BaseException) -> Exception:
+    """Return the exception, or a TaskError in place of one that ``except Exception`` lets pass."""
+    if isinstance(error, Exception):
+        return error
+    return TaskError(f"the task raised {bounded_repr(error, _NAME_LIMIT)}")
+
+
+def exception_from_wire(value: Any) -> Exception:
     """Return the exception that a result holds; never raises.
 
     Its own class, if its module is imported here; else a new class of that name. For a name that is
     no exception class the exception returned is a SecurityError.
     """
     if isinstance(value, BaseException):
-        return value
+        return ordinary(value)
     if not isinstance(value, dict) or not isinstance(value.get("exc_type"), str):
         return BackendError(f"the stored result is no exception: {bounded_repr(value, 200)}")
     name, module = value["exc_type"], value.get("exc_module")
@@ -72,7 +81,7 @@ def exception_from_wire(value: Any) -> BaseException:
     if (module, name) == _WRAPPER and len(args) >= 3:
         module, name, inner = args[:3]
         args = tuple(inner) if isinstance(inner, (list, tuple)) else (inner,)
-    return _rebuilt(module, name, args)
+    return ordinary(_rebuilt(module, name, args))
 
 
 def _rebuilt(module: Any, name: Any, args: tuple[Any, ...]) -> BaseException:
