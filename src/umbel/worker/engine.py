@@ -55,7 +55,7 @@ class Engine:
         self._slot = slot
         self._pid = os.getpid()
         slot.pid = self._pid
-        slot.consumer_id = f"{plan.node}:{self._pid}:{ids.new_id()[:8]}"
+        slot.consumer_id = f"{plan.node}:{self._pid}:{ids.new_id()[-12:]}"
         consumer = transport.consume(plan.queues, consumer_id=slot.consumer_id, lease=plan.lease)
         self._lanes: list[Lane] = []
         self._pump = Pump(
