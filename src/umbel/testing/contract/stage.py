@@ -131,7 +131,7 @@ class Stage:
 
     def queue(self, **properties: Any) -> str:
         """Declare a new queue and return its name."""
-        name = f"q-{new_id()[:8]}"
+        name = f"q-{new_id()[-8:]}"
         self.transport.declare(Topology(queues=(Queue(name, **properties),)))
         return name
 
