@@ -197,8 +197,7 @@ class Umbel:
         self.on_configure.send(self)
         setting = self.conf.task_annotations
         for task in self.tasks.values():
-            for attributes in registry.annotated(setting, task):
-                task.annotate(attributes)
+            task.annotate(setting)
         self.on_after_configure.send(self, source=self.conf)
         self.on_after_finalize.send(self)
 

@@ -1,8 +1,7 @@
-"""The tasks of an application by name; names; and what ``task_annotations`` says of them."""
+"""The tasks of an application by name, and names."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
 from umbel.exceptions import AlreadyRegistered, NotRegistered
@@ -55,17 +54,3 @@ def default_name(name: str, module: str, main: str | None) -> str:
     if module == "__main__" and main:
         module = main
     return f"{module}.{name}"
-
-
-def annotated(setting: Any, task: AnyTask) -> Iterator[Mapping[str, Any]]:
-    """Yield the attributes that ``task_annotations`` gives a task, the weakest first."""
-    if setting is None:
-        return
-    for each in setting if isinstance(setting, (list, tuple)) else [setting]:
-        if isinstance(each, Mapping):
-            yield each.get("*") or {}
-            yield each.get(task.name) or {}
-        else:
-            if hasattr(each, "annotate_any"):
-                yield each.annotate_any() or {}
-            yield each.annotate(task) or {}

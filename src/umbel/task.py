@@ -30,6 +30,7 @@ from typing import (
 )
 
 from umbel import eager
+from umbel.annotations import annotated
 from umbel.arguments import parameters_of
 from umbel.bound import BoundTask, bind
 from umbel.bridge import aio
@@ -118,6 +119,8 @@ class Task(Generic[P, R]):
     #: None = the current application, whichever that is: a shared task.
     _app: Application | None = None
     _call: BoundCall | None = None
+    #: The value of task_annotations that was applied.
+    _annotated_by: Any = None
 
     def run(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Do the work."""
@@ -133,10 +136,14 @@ class Task(Generic[P, R]):
         self._app = app
         self._call = None
 
-    def annotate(self, attributes: Mapping[str, Any]) -> None:
-        """Set attributes, as ``task_annotations`` says."""
-        for name, value in attributes.items():
-            setattr(self, name, value)
+    def annotate(self, setting: Any) -> None:
+        """Set attributes as ``task_annotations`` says, if that was not done yet."""
+        if setting is None or setting is self._annotated_by:
+            return
+        self._annotated_by = setting
+        for attributes in annotated(setting, self):
+            for name, value in attributes.items():
+                setattr(self, name, value)
         self._call = None
 
     def forget_call(self) -> None:
@@ -216,13 +223,16 @@ class Task(Generic[P, R]):
 
     def bound_task(self) -> BoundTask:
         """Compile it for running, under the newest configuration."""
-        return bind(self, self.app.conf.current().values, Task)
+        values = self.app.conf.current().values
+        self.annotate(values["task_annotations"])
+        return bind(self, values, Task)
 
     def bound_call(self, app: Application | None = None) -> BoundCall:
         """Return what sends this task under the newest configuration."""
         app = self._app or app or current_app()
         call = self._call
         if call is None or call.app is not app or call.snapshot is not app.conf.snapshot:
+            self.annotate(app.conf.current().values["task_annotations"])
             parameters = (
                 parameters_of(self.run, self.name.rpartition(".")[2]) if self.typing else None
             )

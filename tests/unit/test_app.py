@@ -180,7 +180,20 @@ def test_finalizing_annotates_tasks_and_tells_once(app: Umbel) -> None:
     a.delay()
     assert told == ["configured", "finalized"]
     assert (a.rate_limit, a.max_retries) == ("1/s", 9)
-    assert len(sent.messages(app, "q")) == 1
+    assert len(sent.messages(app, "q")) == 2
+
+
+def test_annotations_count_where_a_task_is_called_or_run(app: Umbel) -> None:
+    @app.task(name="a")
+    def a() -> None: ...
+
+    app.conf.task_annotations = {"a": {"queue": "q", "time_limit": 7}}
+    a.delay()
+    app.conf.task_annotations = {"a": {"queue": "r"}}
+    app.send_task("a")
+    assert [len(sent.messages(app, name)) for name in ("celery", "q", "r")] == [0, 1, 1]
+    app.conf.task_annotations = {"a": {"time_limit": 5}}
+    assert a.bound_task().time_limit == 5
 
 
 # --- sending by name

@@ -29,7 +29,7 @@ RANKS = {
             "wire settings",
             "servers config",
             "bridge",
-            "signals routing options",
+            "signals routing options annotations",
             "opened",
             "context",
             "result",
