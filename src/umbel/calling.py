@@ -25,6 +25,7 @@ from umbel.options import PER_TASK, expand, zone_of
 from umbel.publisher import ONCE, RetryPolicy
 from umbel.result import AsyncResult
 from umbel.routing import Route
+from umbel.serializers import warn_of_pickle
 from umbel.signals import after_task_publish, before_task_publish
 from umbel.wire.task import Request, TaskEncoder
 
@@ -397,6 +398,7 @@ def _encoder(
     app: Application, name: str, task: Any, route: Route | None, defaults: Mapping[str, Any]
 ) -> TaskEncoder:
     values = app.conf.current().values
+    warn_of_pickle(f"the task {name}'s serializer", (getattr(task, "serializer", None),))
     return TaskEncoder(
         name,
         serializer=_option(task, values, "serializer"),

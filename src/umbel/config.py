@@ -24,6 +24,7 @@ from typing import Any
 
 from umbel.exceptions import ImproperlyConfigured
 from umbel.project import project_folder
+from umbel.serializers import warn_of_pickle
 from umbel.settings.kinds import Setting
 from umbel.settings.table import Settings, table
 from umbel.spelling import suggestion
@@ -211,6 +212,9 @@ class Config(Settings):
             for name, each in self._layers[layer].items():
                 values[name] = each.value
                 sources[name] = each.source
+        warn_of_pickle("accept_content", values["accept_content"])
+        warn_of_pickle("task_serializer", (values["task_serializer"],))
+        warn_of_pickle("result_serializer", (values["result_serializer"],))
         self._made += 1
         return Snapshot(self._made, MappingProxyType(values), MappingProxyType(sources))
 

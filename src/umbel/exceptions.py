@@ -36,6 +36,9 @@
          ├─ TimeLimitExceeded
          └─ SoftTimeLimitExceeded
 
+    UserWarning
+     └─ SecurityWarning
+
 A class's docstring is its default message: what happened, and what to do.
 """
 
@@ -262,3 +265,7 @@ class TimeLimitExceeded(UmbelError):  # noqa: N818 -- Celery's public name
 
 class SoftTimeLimitExceeded(UmbelError):  # noqa: N818 -- Celery's public name
     """The task ran over its soft time limit; it may catch this and tidy up."""
+
+
+class SecurityWarning(UserWarning):
+    """Something that was configured is dangerous."""

@@ -34,6 +34,8 @@ from umbel.servers.seams import Transport
 #: Seconds of the first pause between attempts, and of the longest.
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 1.0
+#: What is said of messages after a connection broke: an attempt may have stored them.
+_UNKNOWN = "not known to be stored"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +120,8 @@ class Publisher:
         except ConnectionLost as error:
             self._try_again(messages, routes, error, deadline, policy or self._policy)
         except TimeoutError as error:
-            raise _unknown(messages, f"not confirmed within {timeout} s") from error
+            # Its text says whether anything can have been written; no earlier attempt did.
+            raise _unsent(messages, f"not confirmed within {timeout:g} s", str(error)) from error
 
     def declare(self, route: Route) -> None:
         """Make sure that what a route leads through exists; the server is asked once a process."""
@@ -171,15 +174,15 @@ class Publisher:
             except ConnectionLost as again:
                 error, attempt = again, attempt + 1
             except TimeoutError as late:
-                raise _unknown(messages, f"not confirmed in time, after: {error}") from late
+                raise _unsent(messages, _UNKNOWN, f"{late} (before that: {error})") from late
             else:
                 return
-        raise _unknown(messages, f"no connection (attempts: {attempt + 1}): {error}") from error
+        reason = f"no connection (attempts: {attempt + 1}): {error}"
+        raise _unsent(messages, _UNKNOWN, reason) from error
 
 
-def _unknown(messages: Sequence[Message], reason: str) -> PublishError:
-    """Return the error of messages of which it is not known whether they are stored."""
-    return PublishError("not known to be stored", [(message.id, reason) for message in messages])
+def _unsent(messages: Sequence[Message], what: str, reason: str) -> PublishError:
+    return PublishError(what, [(message.id, reason) for message in messages])
 
 
 def _too_large(message: Message, largest: int) -> MessageTooLarge:

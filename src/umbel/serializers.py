@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import binascii
 import sys
+import warnings
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -23,7 +24,13 @@ from json import encoder as json_encoder
 from json.decoder import JSONDecoder
 from typing import Any, TypeVar
 
-from umbel.exceptions import ContentDisallowed, DecodeError, EncodeError, ImproperlyConfigured
+from umbel.exceptions import (
+    ContentDisallowed,
+    DecodeError,
+    EncodeError,
+    ImproperlyConfigured,
+    SecurityWarning,
+)
 from umbel.spelling import suggestion
 
 T = TypeVar("T")
@@ -90,6 +97,17 @@ def accepted(names: Iterable[str]) -> frozenset[str]:
         else:
             raise ImproperlyConfigured(_unknown("serializer", name, CONTENT_TYPES))
     return frozenset(types)
+
+
+def warn_of_pickle(named: str, names: Iterable[str | None]) -> None:
+    """Warn, once, if pickle is among the names that ``named`` (a setting, an option) gives."""
+    if any(name == "pickle" or name == CONTENT_TYPES["pickle"][0] for name in names):
+        warnings.warn(
+            f"{named} names pickle: whoever can write to the broker or the result store can run "
+            "any code in the programs that read it; json, yaml and msgpack cannot",
+            SecurityWarning,
+            stacklevel=2,
+        )
 
 
 def for_content_type(content_type: str, accept: frozenset[str]) -> Serializer:

@@ -12,7 +12,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from umbel.config import NAMES, TABLE, Config
-from umbel.exceptions import ImproperlyConfigured
+from umbel.exceptions import ImproperlyConfigured, SecurityWarning
 from umbel.project import project_folder
 
 
@@ -311,3 +311,21 @@ def test_a_module_that_asks_for_a_setting_while_it_is_read(
     monkeypatch.setattr("builtins.conf", conf, raising=False)
     conf.load_object("asking_of_test")
     assert conf.worker_concurrency == 7
+
+
+# --- warnings
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"accept_content": ["json", "pickle"]},
+        {"accept_content": ["application/x-python-serialize"]},
+        {"task_serializer": "pickle"},
+        {"result_serializer": "pickle"},
+    ],
+)
+def test_pickle_is_warned_of(folder: Path, setting: dict[str, object]) -> None:
+    conf = Config(setting, environ={}, folder=str(folder))
+    with pytest.warns(SecurityWarning, match=f"{next(iter(setting))} names pickle"):
+        conf.current()

@@ -13,7 +13,7 @@ from umbel.message import Message
 from umbel.publisher import ONCE, Publisher, RetryPolicy
 from umbel.routing import Route
 from umbel.testing.clock import FakeClock
-from umbel.testing.flaky import AFTER, BEFORE, FlakyServer, Plan, script
+from umbel.testing.flaky import AFTER, BEFORE, Fault, FlakyServer, Plan, script
 from umbel.testing.probe import Probe
 from umbel.topology import Queue, Topology
 
@@ -74,6 +74,30 @@ def test_at_the_deadline_the_error_names_what_is_not_known(request: Any) -> None
     assert [task_id for task_id, _ in caught.value.refused] == ["a", "b"]
     assert isinstance(caught.value.__cause__, ConnectionLost)
     assert stage.clock.monotonic() - before <= 2.0
+
+
+def test_at_the_deadline_the_error_says_what_the_server_said(request: Any) -> None:
+    stage = Stage(request, script())
+    with pytest.raises(PublishError) as caught:
+        stage.publisher.publish([message("a")], [ROUTE], deadline_in=-1)
+    told = str(caught.value.__cause__)
+    assert "before anything was published" in told
+    assert str(caught.value) == f"not confirmed within -1 s: a: {told}"
+
+
+def test_a_deadline_after_a_lost_connection_leaves_open_what_is_stored(request: Any) -> None:
+    attempts: list[str] = []
+
+    def plan(operation: str) -> Fault | None:
+        attempts.append(operation)
+        if attempts.count("publish") < 2:
+            return BEFORE if operation == "publish" else None
+        stage.clock.advance(9)
+        return None
+
+    stage = Stage(request, plan)
+    with pytest.raises(PublishError, match=r"not known to be stored: a: .*\(before that: .*\)"):
+        stage.publisher.publish([message("a")], [ROUTE])
 
 
 @pytest.mark.parametrize(

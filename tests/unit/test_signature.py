@@ -26,7 +26,7 @@ from umbel import (
 )
 from umbel.canvas import primitives
 from umbel.context import current_request
-from umbel.exceptions import PublishError
+from umbel.exceptions import PublishError, SecurityWarning
 from umbel.servers.seams import Transport
 from umbel.wire.task import Request
 
@@ -335,7 +335,8 @@ def test_members_that_the_encoder_takes_slowly(app: Umbel) -> None:
     @app.task(name="pickled", serializer="pickle", compression="zlib")
     def pickled(x: int) -> None: ...
 
-    result = group(pickled.s(number) for number in range(3)).apply_async()
+    with pytest.warns(SecurityWarning, match="pickled's serializer names pickle"):
+        result = group(pickled.s(number) for number in range(3)).apply_async()
     found = sent.requests(app)
     assert [(each.args, each.group, each.group_index) for each in found] == [
         ([number], result.id, number) for number in range(3)

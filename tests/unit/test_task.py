@@ -20,6 +20,7 @@ from umbel.exceptions import (
     MaxRetriesExceededError,
     MessageTooLarge,
     Retry,
+    SecurityWarning,
     Unroutable,
 )
 from umbel.topology import Exchange, Queue
@@ -311,7 +312,8 @@ def test_task_options_are_options_of_each_call(app: Umbel) -> None:
     def add(x: int) -> int:
         return x
 
-    add.delay(1)
+    with pytest.warns(SecurityWarning, match="serializer names pickle"):
+        add.delay(1)
     (message,) = sent.messages(app, "own")
     assert (message.priority, message.headers["timelimit"]) == (7, [3, None])
     assert message.content_type == "application/x-python-serialize"
