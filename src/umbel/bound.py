@@ -15,6 +15,7 @@ from typing import Any
 
 from umbel import signals, states
 from umbel.message import Outcome
+from umbel.serializers import compress, get, json_dumps
 from umbel.wire.task import Request
 
 #: States in which a task has not returned: it takes no part, or will run again.
@@ -60,7 +61,9 @@ class BoundTask:
     max_deliveries: int = 3
     #: Exceptions that are part of the task's contract: logged in one line.
     throws: tuple[type[BaseException], ...] = ()
-    serializer: str = "json"
+    #: How its results are encoded and, unless None, compressed.
+    dumps: Callable[[Any], bytes] = json_dumps
+    compression: str | None = None
     #: Seconds a stored result lives; None = for ever.
     result_expires: float | None = 86400.0
     retry: RetryPolicy = field(default_factory=RetryPolicy)
@@ -121,12 +124,20 @@ def bind(
         time_limit=option("time_limit", "task_time_limit"),
         max_deliveries=1 if lost is False else settings["task_max_deliveries"],
         throws=tuple(task.throws or ()),
-        serializer=settings["result_serializer"],
+        dumps=get(settings["result_serializer"]).dumps,
+        compression=_usable(settings["result_compression"]),
         result_expires=settings["result_expires"],
         retry=retry_policy(task),
         before=before + _before(task, base),
         after=after + _after(task, base),
     )
+
+
+def _usable(compression: str | None) -> str | None:
+    """Return the compression if it works here; what is wrong is said now, not at each result."""
+    if compression is not None:
+        compress(compression, b"")
+    return compression
 
 
 def retry_policy(task: Any) -> RetryPolicy:

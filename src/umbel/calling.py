@@ -391,6 +391,8 @@ def _defaults(task: Any, values: Mapping[str, Any]) -> dict[str, Any]:
     found = {name: getattr(task, name, None) for name in PER_TASK}
     if found["priority"] is None:
         found["priority"] = values["task_default_priority"]
+    if found["delivery_mode"] is None and values["task_default_delivery_mode"] == "transient":
+        found["delivery_mode"] = "transient"  # the other one is what messages are if none is named
     return {name: value for name, value in found.items() if value is not None}
 
 

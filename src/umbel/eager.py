@@ -22,7 +22,7 @@ from umbel.ids import new_id, node_name
 from umbel.message import Outcome, ResultRecord
 from umbel.result import EagerResult
 from umbel.serializers import get
-from umbel.wire.result import encode_meta
+from umbel.wire.result import compress_meta, encode_meta
 from umbel.wire.task import Request
 
 
@@ -50,7 +50,7 @@ def run(
     while outcome.state == states.RETRY:
         request = _next_attempt(request, outcome)
         outcome = _run_once(bound, request)
-    result = _result(task, request, outcome)
+    result = _result(task, bound, request, outcome)
     if parent is not None and task.trail and options.get("add_to_parent", True):
         parent.children.append(result)
     _follow_up(task, request, outcome)
@@ -129,7 +129,7 @@ def _next_attempt(request: Request, outcome: Outcome) -> Request:
     return again
 
 
-def _result(task: Any, request: Request, outcome: Outcome) -> EagerResult[Any]:
+def _result(task: Any, bound: BoundTask, request: Request, outcome: Outcome) -> EagerResult[Any]:
     value = outcome.value if outcome.error is None else outcome.error
     state = outcome.state
     if isinstance(outcome.error, Reject):
@@ -147,11 +147,14 @@ def _result(task: Any, request: Request, outcome: Outcome) -> EagerResult[Any]:
     values = task.app.conf.current().values
     stored = task.store_eager_result
     if values["task_store_eager_result"] if stored is None else stored:
-        _store(task, request, state, value, outcome)
+        record = _record(bound, request, outcome, state=state, value=value)
+        task.app.servers().results.put([record])
     return result
 
 
-def _store(task: Any, request: Request, state: str, value: Any, outcome: Outcome) -> None:
+def _record(
+    bound: BoundTask, request: Request, outcome: Outcome, *, state: str, value: Any
+) -> ResultRecord:
     meta = encode_meta(
         request.id,
         state,
@@ -159,9 +162,11 @@ def _store(task: Any, request: Request, state: str, value: Any, outcome: Outcome
         traceback=outcome.traceback,
         date_done=outcome.done_at,
         request=request,
+        dumps=bound.dumps,
     )
-    record = ResultRecord(request.id, meta, state, task.app.conf.result_expires)
-    task.app.servers().results.put([record])
+    if bound.compression is not None:
+        meta = compress_meta(meta, bound.compression)
+    return ResultRecord(request.id, meta, state, bound.result_expires)
 
 
 def _follow_up(task: Any, request: Request, outcome: Outcome) -> None:

@@ -8,22 +8,26 @@ the servers themselves survive a fork, so a child goes on with what it inherits.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from umbel import servers
 from umbel.bridge import ResultBridge
 from umbel.bridge.process import call_after_fork
+from umbel.serializers import get
 from umbel.servers.ordered import OrderedCommit, SettlingByCommit
 from umbel.servers.seams import Committer, Ledger, ResultStore, Server
+from umbel.wire.result import decode_meta
 
-#: The settings that say which servers these are.
+#: The settings that say which servers these are, and how their results are read.
 _SETTINGS = (
     "broker_url",
     "broker_transport_options",
     "result_backend",
     "result_backend_transport_options",
+    "result_serializer",
 )
 
 
@@ -83,10 +87,18 @@ class Opened:
             if found is None or found.places != places:
                 opened = open_servers(settings)
                 former = found
-                found = self._open = _Open(places, opened, ResultBridge(opened.results))
+                bridge = ResultBridge(opened.results, decode=_decoder(settings))
+                found = self._open = _Open(places, opened, bridge)
         if former is not None:
             _close(former)
         return found
+
+
+def _decoder(settings: Mapping[str, Any]) -> Callable[[bytes], dict[str, Any]]:
+    """Return what reads a stored result; compressed ones say so themselves."""
+    if settings["result_serializer"] == "json":
+        return decode_meta
+    return partial(decode_meta, loads=get(settings["result_serializer"]).loads)
 
 
 def open_servers(settings: Mapping[str, Any]) -> Servers:

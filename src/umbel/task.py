@@ -43,8 +43,9 @@ from umbel.message import ResultRecord
 from umbel.models import with_models
 from umbel.options import CallOptions, call_arguments, check_names, wall_time
 from umbel.result import AsyncResult, EagerResult
+from umbel.serializers import get
 from umbel.spelling import suggestion
-from umbel.wire.result import encode_meta
+from umbel.wire.result import compress_meta, encode_meta
 from umbel.wire.task import Request
 
 P = ParamSpec("P")
@@ -373,12 +374,12 @@ class Task(Generic[P, R]):
         if request.is_eager and task_id == request.id:
             return
         values = self.app.conf.current().values
-        record = ResultRecord(
-            task_id,
-            encode_meta(task_id, state, result=meta, date_done=SYSTEM_CLOCK.now()),
-            state,
-            values["result_expires"],
-        )
+        dumps = get(values["result_serializer"]).dumps
+        done_at = SYSTEM_CLOCK.now()
+        data = encode_meta(task_id, state, result=meta, date_done=done_at, dumps=dumps)
+        if values["result_compression"] is not None:
+            data = compress_meta(data, values["result_compression"])
+        record = ResultRecord(task_id, data, state, values["result_expires"])
         self.app.servers().results.put([record])
 
     def AsyncResult(self, task_id: str, **options: Any) -> AsyncResult[R]:  # noqa: N802 -- Celery's name

@@ -13,7 +13,14 @@ import pytest
 
 from tests.unit import sent
 from umbel import EagerResult, GroupResult, Task, Umbel, chain, group, signals, states
-from umbel.exceptions import EncodeError, Ignore, MaxRetriesExceededError, Reject, TaskError
+from umbel.exceptions import (
+    EncodeError,
+    Ignore,
+    ImproperlyConfigured,
+    MaxRetriesExceededError,
+    Reject,
+    TaskError,
+)
 
 
 @pytest.fixture
@@ -289,3 +296,22 @@ def test_results_are_stored_if_asked(add: Task[..., int], app: Umbel) -> None:
     app.conf.task_store_eager_result = True
     result = add.apply((1, 2))
     assert app.AsyncResult(result.id).get(timeout=5) == 3
+
+
+def test_stored_results_are_as_the_settings_say(app: Umbel) -> None:
+    @app.task(bind=True, name="twice")
+    def twice(self: Task[..., Any], x: int) -> int:
+        self.update_state(task_id="other", state="PROGRESS", meta=x)
+        return 2 * x
+
+    app.conf.update(
+        task_store_eager_result=True, result_serializer="msgpack", result_compression="zlib"
+    )
+    result = twice.apply((3,))
+    assert app.AsyncResult(result.id).get(timeout=5) == 6
+    assert app.AsyncResult("other").info == 3
+    stored = app.servers().results.get([result.id, "other"])
+    assert all(meta.startswith(b"\x00celery-compressed\x00") for meta in stored.values())
+    app.conf.result_compression = "tar"
+    with pytest.raises(ImproperlyConfigured, match="compression"):
+        twice.bound_task()

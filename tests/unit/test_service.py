@@ -16,7 +16,8 @@ from umbel.canvas.advance import Policy
 from umbel.exceptions import Ignore, Reject
 from umbel.executor import execute
 from umbel.message import Delivery, Effects, Ending, Message, Outcome
-from umbel.serializers import accepted
+from umbel.serializers import accepted, get
+from umbel.wire.result import decode_meta
 from umbel.wire.task import Request, TaskEncoder
 from umbel.worker.service import MAX_LOSSES, UNKNOWN_HEADER, UNKNOWN_TRIES, Prepared, Service
 
@@ -100,6 +101,14 @@ def test_a_result_that_cannot_be_encoded_is_a_failure_that_says_so() -> None:
     effects = run(service(bound(object)), delivery(message()))
     assert meta(effects)["status"] == "FAILURE"
     assert meta(effects)["result"]["exc_type"] == "EncodeError"
+
+
+def test_results_are_encoded_as_their_task_says() -> None:
+    with_msgpack = get("msgpack")
+    effects = run(service(bound(dumps=with_msgpack.dumps, compression="zlib")), delivery())
+    stored = effects.results[0].meta
+    assert stored.startswith(b"\x00celery-compressed\x00")
+    assert decode_meta(stored, with_msgpack.loads)["result"] == 3
 
 
 def test_ignored_results_are_not_stored() -> None:

@@ -323,6 +323,19 @@ def test_task_options_are_options_of_each_call(app: Umbel) -> None:
     assert message.priority == 1
 
 
+def test_messages_may_be_transient(app: Umbel) -> None:
+    @app.task
+    def add() -> None: ...
+
+    add.delay()
+    app.conf.task_default_delivery_mode = "transient"
+    add.delay()
+    app.send_task("else.where")
+    add.apply_async(delivery_mode="persistent")
+    found = [(each.properties or {}).get("delivery_mode", 2) for each in sent.messages(app)]
+    assert found == [2, 1, 1, 2]
+
+
 def test_routes_apply_unless_the_task_or_the_call_says_otherwise(app: Umbel) -> None:
     app.conf.task_routes = {f"{__name__}.*": {"queue": "routed", "priority": 4}}
 

@@ -21,7 +21,7 @@ from umbel import states
 from umbel.bound import BoundTask
 from umbel.exceptions import EncodeError
 from umbel.message import Delivery, Effects, Ending, Message, Outcome, ResultRecord
-from umbel.wire.result import encode_meta, task_tuple
+from umbel.wire.result import compress_meta, encode_meta, task_tuple
 from umbel.wire.saferepr import bounded_repr
 from umbel.wire.task import Request, retry_message
 
@@ -183,7 +183,10 @@ def _record(
         request=request,
         extended=policy.extended,
         worker=policy.worker,
+        dumps=bound.dumps,
     )
+    if bound.compression is not None:
+        meta = compress_meta(meta, bound.compression)
     return ResultRecord(task_id, meta, state, bound.result_expires, request.reply_to)
 
 
