@@ -267,3 +267,66 @@ def test_an_application_that_is_wrong_is_one_line(
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(line)
     assert done.stderr.count("\n") == 1
+
+
+WITH_RECEIVERS = (
+    TASKS
+    + """
+from umbel import signals
+
+
+def tell(text):
+    with open("told.txt", "a") as file:
+        print(text, file=file)
+
+
+@signals.celeryd_init.connect
+def configure(sender, conf, options, **_):
+    conf.worker_concurrency = 2
+    tell(f"celeryd_init {sender}")
+
+
+@signals.celeryd_after_setup.connect
+def made(sender, instance, **_):
+    tell(f"celeryd_after_setup {sender} {instance.concurrency}")
+
+
+@signals.worker_init.connect
+def begins(sender, **_):
+    tell(f"worker_init {sender.node}")
+
+
+@signals.worker_ready.connect
+def is_ready(sender, **_):
+    tell(f"worker_ready {sender.node}")
+
+
+@signals.worker_shutting_down.connect
+def ends(sender, sig, how, exitcode, **_):
+    tell(f"worker_shutting_down {sender} {sig} {how} {exitcode}")
+
+
+@signals.worker_shutdown.connect
+def has_ended(sender, **_):
+    tell(f"worker_shutdown {sender.node}")
+"""
+)
+
+
+def test_receivers_of_signals_hear_of_a_workers_life(project: Project) -> None:
+    # Given
+    project.write("tasks.py", WITH_RECEIVERS)
+    with project.worker("worker", "-A", "tasks", "-n", "w@h") as worker:
+        # When
+        os.kill(worker.pid, signal.SIGTERM)
+        # Then
+        _, status = os.waitpid(worker.pid, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+    assert (project.folder / "told.txt").read_text().splitlines() == [
+        "celeryd_init w@h",
+        "celeryd_after_setup w@h 2",
+        "worker_init w@h",
+        "worker_ready w@h",
+        "worker_shutting_down w@h SIGTERM Warm 0",
+        "worker_shutdown w@h",
+    ]

@@ -22,15 +22,17 @@ import gc
 import io
 import json
 import os
+import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NoReturn
+from types import FrameType
+from typing import Any, Literal, NoReturn
 
 import click
 
-from umbel import backoff, signals
+from umbel import backoff, ids, signals
 from umbel.app import Umbel
 from umbel.cli.banner import banner
 from umbel.cli.find_app import imported, importing
@@ -72,6 +74,7 @@ def run_worker(given: Given, asked: Asked) -> int:
     if shape is not None:
         return _supervise_only(given, asked, Shape(**json.loads(shape)))
     app = load_app(given, asked.include)
+    _let_configure(app, asked)
     set_up_logging(app.conf, asked.level, color=given.color)
     worker = make_worker(app, asked)
     if not given.quiet:
@@ -86,8 +89,10 @@ def run_worker(given: Given, asked: Asked) -> int:
     def announce() -> None:
         _say_ready(worker.node)
         signals.worker_ready.send(worker)
+        _tell_of_the_end(worker)
 
     code = worker.run(announce)
+    signals.worker_shutdown.send(worker)
     click.echo(f"{worker.node} stopped.")
     return code
 
@@ -104,6 +109,13 @@ def load_app(given: Given, include: Sequence[str] = ()) -> Umbel:
     return app
 
 
+def _let_configure(app: Umbel, asked: Asked) -> None:
+    """Send ``celeryd_init``: its receivers may change the configuration before it is used."""
+    signals.celeryd_init.send(
+        ids.node_name(asked.node), instance=None, conf=app.conf, options=dataclasses.asdict(asked)
+    )
+
+
 def make_worker(app: Umbel, asked: Asked) -> Worker:
     """Make the worker that was asked for."""
     before, after = task_hooks(app.tasks)
@@ -117,9 +129,36 @@ def make_worker(app: Umbel, asked: Asked) -> Worker:
         after=after,
     )
     try:
-        return Worker(app, options)
+        worker = Worker(app, options)
     except (ImproperlyConfigured, QueueNotFound) as error:  # -n, -Q, -X make no sense here
         raise click.UsageError(str(error)) from error
+    signals.celeryd_after_setup.send(worker.node, instance=worker, conf=app.conf)
+    return worker
+
+
+def _tell_of_the_end(worker: Worker) -> None:
+    """Send ``worker_shutting_down`` when a signal first asks for the end.
+
+    Called where the worker has installed what it does then, which follows.
+    """
+    if not signals.worker_shutting_down.has_receivers(worker.node):
+        return
+    told = False
+
+    def wrapped(follows: Any) -> Callable[[int, FrameType | None], None]:
+        def tell(signum: int, frame: FrameType | None) -> None:
+            nonlocal told
+            if not told:
+                told = True
+                how = "Cold" if signum == signal.SIGQUIT else "Warm"
+                name = signal.Signals(signum).name
+                signals.worker_shutting_down.send(worker.node, sig=name, how=how, exitcode=0)
+            follows(signum, frame)
+
+        return tell
+
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(signum, wrapped(signal.getsignal(signum)))
 
 
 def _say_ready(node: str) -> None:
@@ -170,6 +209,7 @@ def _supervise_only(given: Given, asked: Asked, shape: Shape) -> int:
 
     def make_worker_here() -> Worker:
         app = load_app(given, asked.include)
+        _let_configure(app, asked)
         set_up_logging(app.conf, asked.level, color=given.color, main=supervisor)
         worker = make_worker(app, asked)
         if os.getppid() != supervisor:  # it died meanwhile; later ends are seen by the child
