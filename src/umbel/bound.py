@@ -21,6 +21,14 @@ from umbel.wire.task import Request
 #: States in which a task has not returned: it takes no part, or will run again.
 _NOT_RETURNED = frozenset({states.IGNORED, states.REJECTED, states.RETRY})
 
+#: Signals that say what became of a run.
+_OUTCOME_SIGNALS = (
+    signals.task_success,
+    signals.task_failure,
+    signals.task_retry,
+    signals.task_revoked,
+)
+
 BeforeHook = Callable[[Request], None]
 AfterHook = Callable[[Request, Outcome], None]
 
@@ -168,10 +176,7 @@ def _after(task: Any, base: type) -> tuple[AfterHook, ...]:
     hooks: list[AfterHook] = []
     if any(_overridden(task, base, name) for name in ("on_success", "on_failure", "on_retry")):
         hooks.append(lambda request, outcome: _call_outcome_hook(task, request, outcome))
-    if any(
-        each.has_receivers(task)
-        for each in (signals.task_success, signals.task_failure, signals.task_retry)
-    ):
+    if any(each.has_receivers(task) for each in _OUTCOME_SIGNALS):
         hooks.append(lambda request, outcome: _send_outcome_signal(task, request, outcome))
     if _overridden(task, base, "after_return"):
         hooks.append(lambda request, outcome: _call_after_return(task, request, outcome))
@@ -229,8 +234,35 @@ def _send_outcome_signal(task: Any, request: Request, outcome: Outcome) -> None:
             signals.task_retry.send(
                 task, request=request, reason=outcome.error, einfo=exception_info(outcome)
             )
+        case states.REVOKED:  # while it ran
+            _send_revoked(task, request, outcome, terminated=True)
         case _:
             pass
+
+
+def _send_revoked(task: Any, request: Request, outcome: Outcome, *, terminated: bool) -> None:
+    signals.task_revoked.send(
+        task,
+        request=request,
+        terminated=terminated,
+        signum=None,  # TERM, if it was terminated
+        expired=outcome.error is not None and outcome.error.args == ("expired",),
+    )
+
+
+def tell_without_run(bound: BoundTask, request: Request, outcome: Outcome) -> None:
+    """Send the signals of an outcome that its message got without a run, or after its process died.
+
+    That is ``task_revoked`` for what is revoked, expired or was terminated, and ``task_failure``
+    for what is over its hard limit or its crash budget. For a task that is not known here the
+    sender is its name.
+    """
+    sender = request.task if bound.task is None else bound.task
+    if outcome.state == states.REVOKED:
+        terminated = outcome.error is not None and outcome.error.args == ("terminated",)
+        _send_revoked(sender, request, outcome, terminated=terminated)
+    elif outcome.state == states.FAILURE and signals.task_failure.receivers:
+        _send_outcome_signal(sender, request, outcome)
 
 
 def _call_after_return(task: Any, request: Request, outcome: Outcome) -> None:

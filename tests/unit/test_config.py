@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from umbel import config
 from umbel.config import NAMES, TABLE, Config
 from umbel.exceptions import ImproperlyConfigured, SecurityWarning
 from umbel.project import project_folder
@@ -49,6 +51,15 @@ def test_every_row_has_a_note_and_takes_its_default() -> None:
     for row in TABLE.values():
         assert row.note.endswith("."), row.name
         assert row.parse(row.default, "test") == row.default
+
+
+def test_a_setting_without_effect_says_so() -> None:
+    source = Path(config.__file__).parent
+    texts = [path.read_text() for path in source.rglob("*.py") if path.parent.name != "settings"]
+    words = set(re.findall(r"\w+", "\n".join(texts)))
+    read_as_options = {"task_compression"}  # as f"task_{name}"
+    silent = {name for name, row in TABLE.items() if not row.unused} - words - read_as_options
+    assert silent == set()
 
 
 def test_no_two_settings_share_a_name() -> None:

@@ -8,8 +8,12 @@ from typing import Any
 
 import pytest
 
-from umbel import signals
+from umbel import Umbel, signals, states
+from umbel.bound import BoundTask, tell_without_run
+from umbel.exceptions import TaskRevokedError, WorkerLostError
+from umbel.message import Outcome
 from umbel.signals import Signal
+from umbel.wire.task import Request
 
 
 class Named:
@@ -152,3 +156,50 @@ CELERYS_NAMES = (
 @pytest.mark.parametrize("name", CELERYS_NAMES.split())
 def test_celerys_names(name: str) -> None:
     assert getattr(signals, name).name == name
+
+
+def test_what_ends_without_a_run_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+
+    def revoked(sender: Any, *, terminated: bool, expired: bool, **_: Any) -> None:
+        told.append((sender, terminated, expired))
+
+    def failed(sender: Any, task_id: str, exception: BaseException, **_: Any) -> None:
+        told.append((sender, task_id, type(exception)))
+
+    for signal_ in (signals.task_revoked, signals.task_failure):
+        monkeypatch.setattr(signal_, "receivers", ())
+    signals.task_revoked.connect(revoked)
+    signals.task_failure.connect(failed)
+    task, request = Named("add"), Request(task="add", id="i")
+    known, unknown = BoundTask("add", task, print), BoundTask("", None, print)
+    for reason in ("revoked", "expired", "terminated"):
+        tell_without_run(known, request, Outcome(states.REVOKED, error=TaskRevokedError(reason)))
+    lost = Outcome(states.FAILURE, error=WorkerLostError("gone"))
+    for bound in (known, unknown):
+        tell_without_run(bound, request, lost)
+    assert told == [
+        (task, False, False),
+        (task, False, True),
+        (task, True, False),
+        (task, "i", WorkerLostError),
+        ("add", "i", WorkerLostError),
+    ]
+
+
+def test_a_run_that_is_revoked_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signals.task_revoked, "receivers", ())
+    told: list[Any] = []
+
+    @signals.task_revoked.connect
+    def revoked(sender: Any, *, request: Request, terminated: bool, **_: Any) -> None:
+        told.append((sender.name, request.id, terminated))
+
+    app = Umbel("signals", "memory://signals", set_as_current=False)
+
+    @app.task(name="stopped")
+    def stopped() -> None:
+        raise TaskRevokedError("terminated")
+
+    stopped.apply(task_id="i")
+    assert told == [("stopped", "i", True)]

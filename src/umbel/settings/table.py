@@ -44,7 +44,10 @@ class Settings:
         NAMES, ("json",), "Content types that are read.", old="CELERY_ACCEPT_CONTENT"
     )
     result_accept_content = Setting(
-        optional(NAMES), None, "Content types of results that are read; None = accept_content."
+        optional(NAMES),
+        None,
+        "Content types of results that are read; None = accept_content.",
+        unused="not yet: results are read as result_serializer says, and in no other way",
     )
 
     # --- time
@@ -66,14 +69,29 @@ class Settings:
         MAPPING, {}, "Options of the server's driver.", old="BROKER_TRANSPORT_OPTIONS"
     )
     broker_connection_timeout = Setting(
-        SECONDS, 4.0, "Seconds to connect.", old="BROKER_CONNECTION_TIMEOUT"
+        SECONDS,
+        4.0,
+        "Seconds to connect.",
+        old="BROKER_CONNECTION_TIMEOUT",
+        unused="not yet: broker_transport_options has connect_timeout (RabbitMQ) and "
+        "socket_connect_timeout (Redis)",
     )
     broker_connection_retry_on_startup = Setting(
         BOOLEAN, True, "A worker that starts waits for its broker.", celery="None"
     )
-    broker_use_ssl = Setting(ANYTHING, False, "TLS options.", old="BROKER_USE_SSL")
+    broker_use_ssl = Setting(
+        ANYTHING,
+        False,
+        "TLS options.",
+        old="BROKER_USE_SSL",
+        unused="not yet: a URL that begins with rediss:// or amqps:// switches TLS on",
+    )
     broker_heartbeat = Setting(
-        optional(SECONDS), 120.0, "Seconds between AMQP heartbeats.", old="BROKER_HEARTBEAT"
+        optional(SECONDS),
+        120.0,
+        "Seconds between AMQP heartbeats.",
+        old="BROKER_HEARTBEAT",
+        unused="not yet: broker_transport_options has heartbeat (RabbitMQ)",
     )
 
     # --- results
@@ -110,7 +128,11 @@ class Settings:
         old="CELERY_RESULT_EXTENDED",
     )
     result_persistent = Setting(
-        BOOLEAN, False, "Results of rpc:// survive the broker.", old="CELERY_RESULT_PERSISTENT"
+        BOOLEAN,
+        False,
+        "Results of rpc:// survive the broker.",
+        old="CELERY_RESULT_PERSISTENT",
+        unused="not yet: they do not",
     )
     result_cache_max = Setting(
         INTEGER,
@@ -166,7 +188,11 @@ class Settings:
         celery="no such setting",
     )
     task_send_sent_event = Setting(
-        BOOLEAN, False, "Send an event for each task sent.", old="CELERY_SEND_TASK_SENT_EVENT"
+        BOOLEAN,
+        False,
+        "Send an event for each task sent.",
+        old="CELERY_SEND_TASK_SENT_EVENT",
+        unused="not yet: no events are sent",
     )
 
     # --- tasks: where to
@@ -302,6 +328,7 @@ class Settings:
         None,
         "Rate limit of tasks that set none.",
         old="CELERY_DEFAULT_RATE_LIMIT",
+        unused="not yet: no rate limit has an effect, a task's own neither",
     )
     task_remote_tracebacks = Setting(
         BOOLEAN,
@@ -350,7 +377,11 @@ class Settings:
         optional(TEXT), None, "Format of log lines in tasks.", old="CELERYD_TASK_LOG_FORMAT"
     )
     worker_send_task_events = Setting(
-        BOOLEAN, False, "Send an event for each step of a task.", old="CELERY_SEND_EVENTS"
+        BOOLEAN,
+        False,
+        "Send an event for each step of a task.",
+        old="CELERY_SEND_EVENTS",
+        unused="not yet: no events are sent",
     )
     worker_soft_shutdown_timeout = Setting(
         SECONDS, 8.0, "Seconds running tasks get at shutdown.", celery="0.0: not used"
