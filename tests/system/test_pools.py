@@ -107,6 +107,7 @@ def start(tmp_path: Path) -> Start:
                 env={**os.environ, "BROKER": url, "PATIENCE": str(patience)},
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
         with Umbel("client", broker=url, set_as_current=False) as app:
             running = Running(tmp_path, app, process)
@@ -163,6 +164,24 @@ def test_a_warm_shutdown_finishes_what_runs_and_gives_back_the_rest(start: Start
         assert first.state == "SUCCESS"
         assert _depth(worker).held == 0
         assert _depth(worker).ready == sum(1 for each in rest if not each.ready())
+
+
+def test_a_signal_to_the_whole_group_is_a_warm_shutdown_too(start: Start, tmp_path: Path) -> None:
+    # As systemd sends it by default: supervisor, children and node get it at the same time.
+    path = tmp_path / "began"
+    with start("-c", "2") as worker:
+        result = worker.app.send_task("tasks.nap", (1.0, str(path)))
+        wait_until(path.exists, timeout=5, why=lambda: "it did not begin")
+        os.killpg(worker.process.pid, signal.SIGTERM)
+        assert worker.process.wait(10) == 0
+        assert result.state == "SUCCESS"
+        assert _depth(worker).held == 0
+
+
+def test_an_idle_worker_stops_at_once(start: Start) -> None:
+    with start("-c", "2") as worker:
+        assert worker.app.send_task("tasks.add", (1, 1)).get(timeout=5) == 2
+        assert worker.stop() < 1.5
 
 
 def test_a_shutdown_with_a_deadline_gives_back_what_still_runs(
