@@ -7,30 +7,30 @@ from typing import Any, Final, TypeGuard
 
 from umbel import exceptions
 
-#: Headers that a sender always writes, null when unset.
-TASK_HEADERS: Final = frozenset(
-    {
-        "lang",
-        "task",
-        "id",
-        "shadow",
-        "eta",
-        "expires",
-        "group",
-        "group_index",
-        "retries",
-        "timelimit",
-        "root_id",
-        "parent_id",
-        "argsrepr",
-        "kwargsrepr",
-        "origin",
-        "ignore_result",
-        "replaced_task_nesting",
-        "stamped_headers",
-        "stamps",
-    }
+#: Headers that a sender always writes, null when unset, in that order. Stored files rely on it: a
+#: longer table gets a name of its own.
+HEADER_ORDER: Final = (
+    "lang",
+    "task",
+    "id",
+    "shadow",
+    "eta",
+    "expires",
+    "group",
+    "group_index",
+    "retries",
+    "timelimit",
+    "root_id",
+    "parent_id",
+    "argsrepr",
+    "kwargsrepr",
+    "origin",
+    "ignore_result",
+    "replaced_task_nesting",
+    "stamped_headers",
+    "stamps",
 )
+TASK_HEADERS: Final = frozenset(HEADER_ORDER)
 COMPRESSION: Final = "compression"
 #: Our own property in the Redis envelope: [sent_at, expires_at]. Others pass it on unread.
 OWN: Final = "umbel"

@@ -1,5 +1,9 @@
 """A message as two columns: ``data``, a JSON array of all but the body, and the body as it is.
 
+The headers of a task have the same names in the same order in almost every message: then only their
+values are written. That halves the row, and with it what is written at publishing, at the end (a
+page that becomes free is written once more) and at a checkpoint; and reading it takes half as long.
+
 JSON goes through the standard library's C encoder: headers hold users' values, which faster codecs
 change. Its text is pure ASCII, so that whatever a header holds survives SQLite.
 """
@@ -13,6 +17,7 @@ from typing import Any
 from umbel.exceptions import SerializationError
 from umbel.message import Message
 from umbel.serializers import json_chunks, json_loads
+from umbel.wire.names import HEADER_ORDER
 
 #: What headers that are no JSON make ``pack`` raise. Not every Exception: a soft time limit that
 #: strikes here is none of them.
@@ -26,12 +31,12 @@ _scan: Callable[[str, int], tuple[Any, int]] = vars(JSONDecoder())["scan_once"]
 
 def pack(message: Message) -> str:
     """Return the ``data`` of a message. Raises one of PACKING_ERRORS if its headers are no JSON."""
-    properties = message.properties
+    properties, headers = message.properties, message.headers
     return "".join(
         json_chunks(
             [
                 message.id,
-                message.headers,
+                [*headers.values()] if tuple(headers) == HEADER_ORDER else headers,
                 message.routing_key,
                 message.exchange,
                 message.content_type,
@@ -54,7 +59,9 @@ def unpack(data: str, body: bytes) -> Message:
     # Headers may hold values of registered types, which travel tagged: rare, so looked for first.
     fields = _tagged(data) if '"__type__"' in data else _scan(data, 0)[0]
     headers = fields[1]
-    if type(headers) is not dict:
+    if type(headers) is list:
+        headers = dict(zip(HEADER_ORDER, headers, strict=True))
+    elif type(headers) is not dict:
         raise TypeError("its headers are no table")
     return Message(fields[0], body, headers, *fields[2:])
 

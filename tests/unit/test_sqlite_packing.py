@@ -1,0 +1,45 @@
+"""Rows of messages: headers with the usual names in the usual order, and all others."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from umbel.message import Message
+from umbel.servers.sqlite.packing import pack, unpack, unpack_any
+from umbel.wire.names import HEADER_ORDER
+from umbel.wire.task import TaskEncoder
+
+USUAL = TaskEncoder("tasks.add").encode((1,), {}, id="id-1", sent_at=1.5).headers
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        USUAL,
+        {**USUAL, "mine": 1},
+        dict(reversed(USUAL.items())),
+        {},
+        {name: "__type__" for name in HEADER_ORDER},
+        {**USUAL, "stamps": {"at": UUID(int=7)}},
+    ],
+)
+def test_a_message_comes_back_as_it_was(headers: dict[str, Any]) -> None:
+    message = Message("id-1", b"\x00body", headers, "q", priority=3, expires_at=2.5, sent_at=1.5)
+    found = unpack(pack(message), message.body)
+    assert found == message
+    assert list(found.headers) == list(headers)
+
+
+def test_the_usual_names_are_not_written() -> None:
+    data = pack(Message("id-1", b"", USUAL, "q"))
+    assert not any(f'"{name}"' in data for name in HEADER_ORDER)
+
+
+@pytest.mark.parametrize("data", ['["id", [1, 2], "q"]', '["id", 7, "q"]', "[]", "", "{}"])
+def test_a_damaged_row_is_a_problem_and_no_exception(data: str) -> None:
+    message, problem = unpack_any(data, b"bytes")
+    assert message.body == b"bytes"
+    assert problem is not None
