@@ -21,6 +21,8 @@ from umbel.wire.task import Request
 #: States in which a task has not returned: it takes no part, or will run again.
 _NOT_RETURNED = frozenset({states.IGNORED, states.REJECTED, states.RETRY})
 
+#: Why a task is revoked that was not running.
+_BEFORE_IT_RAN = ("revoked", "expired")
 #: Signals that say what became of a run.
 _OUTCOME_SIGNALS = (
     signals.task_success,
@@ -234,35 +236,30 @@ def _send_outcome_signal(task: Any, request: Request, outcome: Outcome) -> None:
             signals.task_retry.send(
                 task, request=request, reason=outcome.error, einfo=exception_info(outcome)
             )
-        case states.REVOKED:  # while it ran
-            _send_revoked(task, request, outcome, terminated=True)
+        case states.REVOKED:
+            _send_revoked(task, request, outcome)
         case _:
             pass
 
 
-def _send_revoked(task: Any, request: Request, outcome: Outcome, *, terminated: bool) -> None:
+def _send_revoked(sender: Any, request: Request, outcome: Outcome) -> None:
+    reason = str(outcome.error)
     signals.task_revoked.send(
-        task,
+        sender,
         request=request,
-        terminated=terminated,
+        terminated=reason not in _BEFORE_IT_RAN,
         signum=None,  # TERM, if it was terminated
-        expired=outcome.error is not None and outcome.error.args == ("expired",),
+        expired=reason == "expired",
     )
 
 
-def tell_without_run(bound: BoundTask, request: Request, outcome: Outcome) -> None:
-    """Send the signals of an outcome that its message got without a run, or after its process died.
+def tell_revoked(bound: BoundTask, request: Request, outcome: Outcome) -> None:
+    """Send ``task_revoked`` for a task that does not run: revoked, expired, its process ended.
 
-    That is ``task_revoked`` for what is revoked, expired or was terminated, and ``task_failure``
-    for what is over its hard limit or its crash budget. For a task that is not known here the
-    sender is its name.
+    If the task is not known here, the sender is its name.
     """
-    sender = request.task if bound.task is None else bound.task
-    if outcome.state == states.REVOKED:
-        terminated = outcome.error is not None and outcome.error.args == ("terminated",)
-        _send_revoked(sender, request, outcome, terminated=terminated)
-    elif outcome.state == states.FAILURE and signals.task_failure.receivers:
-        _send_outcome_signal(sender, request, outcome)
+    if signals.task_revoked.receivers:
+        _send_revoked(bound.task or request.task, request, outcome)
 
 
 def _call_after_return(task: Any, request: Request, outcome: Outcome) -> None:

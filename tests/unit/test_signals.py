@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from umbel import Umbel, signals, states
-from umbel.bound import BoundTask, tell_without_run
-from umbel.exceptions import TaskRevokedError, WorkerLostError
+from umbel.bound import BoundTask, tell_revoked
+from umbel.exceptions import TaskRevokedError
 from umbel.message import Outcome
 from umbel.signals import Signal
 from umbel.wire.task import Request
@@ -158,32 +158,24 @@ def test_celerys_names(name: str) -> None:
     assert getattr(signals, name).name == name
 
 
-def test_what_ends_without_a_run_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_revoked_without_a_run_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signals.task_revoked, "receivers", ())
     told: list[Any] = []
 
+    @signals.task_revoked.connect
     def revoked(sender: Any, *, terminated: bool, expired: bool, **_: Any) -> None:
         told.append((sender, terminated, expired))
 
-    def failed(sender: Any, task_id: str, exception: BaseException, **_: Any) -> None:
-        told.append((sender, task_id, type(exception)))
-
-    for signal_ in (signals.task_revoked, signals.task_failure):
-        monkeypatch.setattr(signal_, "receivers", ())
-    signals.task_revoked.connect(revoked)
-    signals.task_failure.connect(failed)
     task, request = Named("add"), Request(task="add", id="i")
     known, unknown = BoundTask("add", task, print), BoundTask("", None, print)
     for reason in ("revoked", "expired", "terminated"):
-        tell_without_run(known, request, Outcome(states.REVOKED, error=TaskRevokedError(reason)))
-    lost = Outcome(states.FAILURE, error=WorkerLostError("gone"))
-    for bound in (known, unknown):
-        tell_without_run(bound, request, lost)
+        tell_revoked(known, request, Outcome(states.REVOKED, error=TaskRevokedError(reason)))
+    tell_revoked(unknown, request, Outcome(states.REVOKED, error=TaskRevokedError("revoked")))
     assert told == [
         (task, False, False),
         (task, False, True),
         (task, True, False),
-        (task, "i", WorkerLostError),
-        ("add", "i", WorkerLostError),
+        ("add", False, False),
     ]
 
 
