@@ -44,11 +44,13 @@ def chaos(request: pytest.FixtureRequest, tmp_path: Path) -> Chaos:
     return Chaos(f"sqlite:///{tmp_path}/chaos.sqlite", tmp_path, gaps)
 
 
-def send(chaos: Chaos, count: int) -> dict[int, str]:
+def send(chaos: Chaos, count: int, *, first: int = 0) -> dict[int, str]:
     """Send tasks with a follow-up each; return their ids by number."""
     with Umbel("client", broker=chaos.broker, set_as_current=False) as app:
         follow = app.signature("chaos.follow")
-        sent = {n: app.send_task("chaos.work", (n,), link=follow) for n in range(count)}
+        sent = {
+            n: app.send_task("chaos.work", (n,), link=follow) for n in range(first, first + count)
+        }
         return {number: result.id for number, result in sent.items()}
 
 
@@ -193,7 +195,7 @@ def test_a_paused_worker_that_wakes_up_late_writes_nothing(
         finally:
             for pid in family:
                 os.kill(pid, signal.SIGCONT)
-        marker = send(calm, 1)
+        marker = send(calm, 1, first=1_000_000)
         account_for(calm, marker, timeout=30)
     # Then every follow-up was still sent once, unless the worker is the mutant
     again = account_for(calm, ids, timeout=30)
