@@ -202,6 +202,8 @@ class Connection:
         self._loop.remove_timeout(timer)
         if self._amqp is not None and self._amqp.struck is not None:
             struck, self._amqp.struck = self._amqp.struck, None
+            if isinstance(struck, AssertionError):  # pika's own check of what a strike left broken
+                raise ConnectionLost(f"{self.display_url}: cut off in the middle") from struck
             raise struck
 
     def drive(self, done: Callable[[], Any], deadline: float) -> None:
