@@ -22,7 +22,7 @@ USUAL = TaskEncoder("tasks.add").encode((1,), {}, id="id-1", sent_at=1.5).header
         {**USUAL, "mine": 1},
         dict(reversed(USUAL.items())),
         {},
-        {name: "__type__" for name in HEADER_ORDER},
+        dict.fromkeys(HEADER_ORDER, "__type__"),
         {**USUAL, "stamps": {"at": UUID(int=7)}},
     ],
 )

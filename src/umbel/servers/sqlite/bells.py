@@ -36,8 +36,9 @@ import select
 import struct
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
+from zlib import crc32
 
 #: Slots in the map; whoever finds none free polls.
 SLOTS = 256
@@ -90,8 +91,11 @@ class Bells:
 
     # --- ringing
 
-    def claim(self, queued: Mapping[int, int], stored: Iterable[int]) -> list[int]:
-        """Choose the sleepers that a commit concerns and mark them awake; return their slots."""
+    def claim(self, queued: Mapping[int, int], stored: Collection[str]) -> list[int]:
+        """Choose the sleepers that a commit concerns and mark them awake; return their slots.
+
+        ``queued`` are new messages by queue, ``stored`` the task ids of new results.
+        """
         states = self._states
         chosen: list[int] = []
         if states is None:
@@ -100,7 +104,7 @@ class Bells:
             if queued and states.find(_IDLE_CONSUMER, _STATES_AT, _STATES_END) >= 0:
                 chosen += _sleepers(states, _IDLE_CONSUMER, dict(queued))
             if stored and states.find(_IDLE_WATCH, _STATES_AT, _STATES_END) >= 0:
-                chosen += _sleepers(states, _IDLE_WATCH, dict.fromkeys(stored, SLOTS))
+                chosen += _sleepers(states, _IDLE_WATCH, dict.fromkeys(map(hash_of, stored), SLOTS))
             for slot in chosen:
                 states[_STATES_AT + slot] = _CLAIMED
         return chosen
@@ -192,6 +196,11 @@ class Bells:
         if states is not None:
             states.close()
             os.close(self._fd)
+
+
+def hash_of(task_id: str) -> int:
+    """Return what a watch is rung by: 32 bits, signed. The id is as ``storable`` has it."""
+    return crc32(task_id.encode()) - 0x80000000
 
 
 def _sleepers(states: mmap.mmap, state: bytes, offered: dict[int, int]) -> Iterator[int]:

@@ -45,13 +45,15 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import os
 import sqlite3
 import threading
 import weakref
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from umbel.clock import SYSTEM_CLOCK
 from umbel.exceptions import TimeoutError, TransportError, UmbelError  # noqa: A004 -- ours
@@ -74,6 +76,8 @@ WRITE_TIMEOUT = 60.0
 GLANCE = 0.02
 #: Seconds that a fork waits for the transactions of other threads.
 FORK_TIMEOUT = 2.0
+#: Rows inserted by one statement: 0.95 us a result instead of 1.5 by ``executemany``; 0.9 with 128.
+ROWS = 16
 #: Seconds that one attempt waits for a foreign program's lock, holding up the others meanwhile.
 BUSY_TIMEOUT = 0.25
 
@@ -88,12 +92,36 @@ class Transaction:
         self.executemany = connection.executemany
         #: New messages by queue id, for the bells.
         self.queued: dict[int, int] = {}
-        #: Hashes of ids whose results were stored, for the bells.
-        self.stored: list[int] = []
+        #: Task ids whose results were stored, for the bells.
+        self.stored: list[str] = []
 
     def note(self, queue: int, count: int = 1) -> None:
         """Ring so many consumers of this queue after the commit."""
         self.queued[queue] = self.queued.get(queue, 0) + count
+
+    def insert(self, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Insert rows of the same length, each with all columns of the table.
+
+        Sixteen at a time: each statement is a handful of calls into SQLite, whatever it inserts.
+        """
+        whole = len(rows) - len(rows) % ROWS
+        for start in range(0, whole, ROWS):
+            values = [*chain.from_iterable(rows[start : start + ROWS])]
+            self.execute(_insertion(table, len(rows[0]), ROWS), values)
+        if whole < len(rows):
+            self.executemany(_insertion(table, len(rows[0]), 1), rows[whole:])
+
+    def begin_anew(self) -> None:
+        """Undo what was done so far and go on as if just begun; it stays our turn."""
+        self.queued, self.stored = {}, []
+        self.execute("ROLLBACK")
+        self.execute("BEGIN IMMEDIATE")
+
+
+@functools.cache
+def _insertion(table: str, columns: int, rows: int) -> str:
+    marks = f"({', '.join('?' * columns)})"
+    return f"INSERT INTO {table} VALUES {', '.join([marks] * rows)}"  # noqa: S608 -- names of ours
 
 
 class Database:

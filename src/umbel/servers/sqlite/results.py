@@ -15,10 +15,10 @@ from collections.abc import Iterable, Sequence
 from umbel.clock import SYSTEM_CLOCK
 from umbel.message import ResultRecord
 from umbel.servers.sqlite import statements as sql
-from umbel.servers.sqlite.bells import WANTS, WATCH, Bell
+from umbel.servers.sqlite.bells import WANTS, WATCH, Bell, hash_of
 from umbel.servers.sqlite.connection import Database, Transaction
 from umbel.servers.sqlite.packing import storable
-from umbel.servers.sqlite.storing import NAP, Store, hash_of, prefix_of
+from umbel.servers.sqlite.storing import NAP, Store, prefix_of
 
 #: A watch of at most so many ids looks each of them up.
 FEW = 32

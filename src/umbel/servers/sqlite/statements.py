@@ -11,10 +11,6 @@ from __future__ import annotations
 # returns     version of the topology, highest id of a message, up to which ids are sorted
 STATE = "SELECT topology, (SELECT max(id) FROM messages), sorted FROM state"
 
-# A message with a place goes to the inbox, one without has its row in another table.
-# parameters  1 id, 2 queue, 3 rank, 4 data, 5 body
-INSERT_MESSAGE = "INSERT INTO messages VALUES (?1, ?2, ?3, ?4, ?5)"
-
 # Make all that is in the inbox ready; SORTED follows.
 SORT = """
 INSERT INTO ready (queue, rank, id)
@@ -147,6 +143,11 @@ RENEW = "UPDATE consumers SET lease_until = ?1 WHERE consumer_id = ?2"
 # returns     id, consumer number, queue, rank
 HELD = "SELECT id, consumer, queue, rank FROM held WHERE id IN (SELECT value FROM json_each(?1))"
 
+# parameters  1 consumer number, 2 ids
+UNHOLD_OURS = """
+DELETE FROM held WHERE id IN (SELECT value FROM json_each(?2)) AND consumer = ?1
+"""
+
 # parameters  1 ids
 UNHOLD = "DELETE FROM held WHERE id IN (SELECT value FROM json_each(?1))"
 DELETE_MESSAGES = "DELETE FROM messages WHERE id IN (SELECT value FROM json_each(?1))"
@@ -262,9 +263,6 @@ SELECT seq, task_id, state FROM results WHERE prefix IN (SELECT value FROM json_
 
 # parameters  1 seqs
 DELETE_RESULTS = "DELETE FROM results WHERE seq IN (SELECT value FROM json_each(?1))"
-
-# parameters  1 seq, 2 prefix, 3 task_id, 4 state, 5 expires_at, 6 meta
-INSERT_RESULT = "INSERT INTO results VALUES (?1, ?2, ?3, ?4, ?5, ?6)"
 
 # parameters  1 prefixes, 2 now
 # returns     seq, task_id, meta

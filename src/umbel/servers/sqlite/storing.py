@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from zlib import crc32
+from itertools import count
 
 from umbel.clock import SYSTEM_CLOCK
 from umbel.message import Message, ResultRecord
 from umbel.servers.sqlite import limits
 from umbel.servers.sqlite import statements as sql
-from umbel.servers.sqlite.bells import SLOTS
+from umbel.servers.sqlite.bells import SLOTS, hash_of
 from umbel.servers.sqlite.connection import Database, Transaction
 from umbel.servers.sqlite.packing import PACKING_ERRORS, pack, storable
 from umbel.servers.sqlite.routes import NO_ROUTES, QueueRow, Routes, read_routes
@@ -131,7 +131,7 @@ class Writing:
                         limited.setdefault(queue.id, []).append((number, rank))
                 number += 1
         self._next_id = number
-        transaction.executemany(sql.INSERT_MESSAGE, rows)
+        transaction.insert("messages", rows)
         self._store.unsorted += len(rows)
         if delayed:
             self._delay(delayed)
@@ -161,28 +161,47 @@ class Writing:
 
     def store_results(self, records: Sequence[ResultRecord]) -> None:
         """Insert or replace results, in order; what is SUCCESS stays. Notes whom to wake."""
-        transaction = self.transaction
-        prefixes = [prefix_of(storable(record.task_id)) for record in records]
-        stored = transaction.execute(sql.STORED, (json.dumps(prefixes),)).fetchall()
-        seqs = {task_id: seq for seq, task_id, _ in stored}
-        final = {task_id for _, task_id, state in stored if state == SUCCESS}
-        rows: dict[str, _ResultRow] = {}
-        now = self.now
-        seq = _above(transaction.execute(sql.NEWEST_RESULT).fetchone()[0])
-        for record, prefix in zip(records, prefixes, strict=True):
-            task_id, state = storable(record.task_id), record.state
-            if task_id in final:
-                continue
+        store_results(self.transaction, records, now=self.now)
+
+
+def store_results(transaction: Transaction, records: Sequence[ResultRecord], *, now: float) -> None:
+    """Insert or replace results, in order; what is SUCCESS stays. Notes whom to wake."""
+    ids = [storable(record.task_id) for record in records]
+    prefixes = [*map(prefix_of, ids)]
+    stored = transaction.execute(sql.STORED, (json.dumps(prefixes),)).fetchall()
+    seq = _above(transaction.execute(sql.NEWEST_RESULT).fetchone()[0])
+    rows: list[_ResultRow] = [
+        (
+            number,
+            prefix,
+            task_id,
+            record.state,
+            None if record.expires_in is None else now + record.expires_in,
+            record.meta,
+        )
+        for number, prefix, task_id, record in zip(count(seq), prefixes, ids, records)
+    ]
+    if stored or len(set(ids)) < len(ids):
+        rows, replaced = _newest(rows, stored)
+        transaction.execute(sql.DELETE_RESULTS, (json.dumps(replaced),))
+    transaction.insert("results", rows)
+    transaction.stored += [row[2] for row in rows]
+
+
+def _newest(
+    rows: Sequence[_ResultRow], stored: Sequence[tuple[int, str, str]]
+) -> tuple[list[_ResultRow], list[int]]:
+    """Return the rows that are to be inserted, and the seqs of stored ones that they replace."""
+    final = {task_id for _, task_id, state in stored if state == SUCCESS}
+    newest: dict[str, _ResultRow] = {}
+    for row in rows:
+        _, _, task_id, state, _, _ = row
+        if task_id not in final:
+            newest.pop(task_id, None)  # so that the order stays that of the numbers
+            newest[task_id] = row
             if state == SUCCESS:
                 final.add(task_id)
-            expires_at = None if record.expires_in is None else now + record.expires_in
-            rows[task_id] = (seq, prefix, task_id, state, expires_at, record.meta)
-            seq += 1
-        replaced = [seqs[task_id] for task_id in rows if task_id in seqs] if seqs else []
-        if replaced:
-            transaction.execute(sql.DELETE_RESULTS, (json.dumps(replaced),))
-        transaction.executemany(sql.INSERT_RESULT, rows.values())
-        transaction.stored += map(hash_of, rows)
+    return [*newest.values()], [seq for seq, task_id, _ in stored if task_id in newest]
 
 
 def _above(highest: int | None) -> int:
@@ -216,15 +235,10 @@ def rank_of(message: Message) -> int:
 def prefix_of(task_id: str) -> int:
     """Return what a result is found by: the first 64 bits of a UUID, or a hash of another text.
 
-    Ids are given to this and to ``hash_of`` as ``storable`` has them.
+    The id is as ``storable`` has it.
     """
     try:
-        bits = int(task_id[:8] + task_id[9:13] + task_id[14:18], 16)
+        bits = int(task_id[:18].replace("-", ""), 16)
     except ValueError:
         return hash_of(task_id)
     return (bits & 0xFFFFFFFFFFFFFFFF) - 0x8000000000000000
-
-
-def hash_of(task_id: str) -> int:
-    """Return what a watch is rung by: 32 bits, signed."""
-    return crc32(task_id.encode()) - 0x80000000
