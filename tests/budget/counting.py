@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable
 from types import FrameType
@@ -16,9 +17,11 @@ def python_calls(function: Callable[[], object]) -> list[str]:
         if event == "call":
             called.append(f"{frame.f_globals.get('__name__')}.{frame.f_code.co_qualname}")
 
+    gc.disable()  # a collection would call finalizers, and who watches it, in between
     sys.setprofile(note)
     try:
         function()
     finally:
         sys.setprofile(None)
+        gc.enable()
     return called

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable
 from types import FrameType
@@ -31,11 +32,13 @@ def calls(function: Callable[[], object]) -> list[str]:
             entered.append(frame.f_code.co_name)
 
     function()  # what happens once only is not counted
+    gc.disable()  # a collection would call finalizers, and who watches it, in between
     sys.setprofile(notice)
     try:
         function()
     finally:
         sys.setprofile(None)
+        gc.enable()
     return entered[1:]
 
 
