@@ -219,6 +219,7 @@ class Worker:
         def stop_node() -> None:
             node.stop()
             thread.join(self._lease)
+            signals.worker_shutdown.send(self)
 
         plan = ChildPlan(
             parent_lives=lambda: True,

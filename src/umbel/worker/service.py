@@ -16,8 +16,8 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from umbel import states
-from umbel.bound import BoundTask
+from umbel import signals, states
+from umbel.bound import BoundTask, tell_revoked
 from umbel.canvas.advance import Policy, advance
 from umbel.clock import SYSTEM_CLOCK
 from umbel.exceptions import (
@@ -79,6 +79,7 @@ class Service:
         """Return the effects of a delivery that must not run now, or None if it may run."""
         message = delivery.message
         if delivery.problem is not None:
+            signals.task_rejected.send(self._node, message=message, exc=None)
             return Effects(delivery, Ending.DEAD, reason=f"not a message: {delivery.problem}")
         if message.not_before > now:
             return Effects(delivery, publish=(message,))
@@ -106,6 +107,8 @@ class Service:
         if bound is None:
             return self._unknown(delivery, request)
         request.hostname = self._node
+        if signals.task_received.receivers:
+            signals.task_received.send(self._node, request=request)
         if delivery.redelivered and request.delivery_info is not None:
             request.delivery_info["redelivered"] = True
         hard, soft = request.timelimit
@@ -155,9 +158,12 @@ class Service:
         if outcome.state == states.FAILURE:
             run_after_hooks(bound, request, outcome)
             request.errbacks = self._call_errbacks(request, outcome)
+        elif outcome.state == states.REVOKED:
+            tell_revoked(bound, request, outcome)
         return advance(delivery, request, outcome, bound, self._policy)
 
     def _poison(self, delivery: Delivery, error: Exception) -> Effects:
+        signals.task_rejected.send(self._node, message=delivery.message, exc=error)
         reason = f"{type(error).__name__}: {error}"
         task_id = peek_id(delivery.message)
         if not task_id or len(task_id.encode(errors="replace")) > MAX_ID:
@@ -168,6 +174,13 @@ class Service:
 
     def _unknown(self, delivery: Delivery, request: Request) -> Effects:
         message = delivery.message
+        signals.task_unknown.send(
+            self._node,
+            message=message,
+            exc=NotRegistered(request.task),
+            name=request.task,
+            id=request.id,
+        )
         tries = message.headers.get(UNKNOWN_HEADER, 0)
         tries = tries + 1 if isinstance(tries, int) else 1
         if tries > UNKNOWN_TRIES:
