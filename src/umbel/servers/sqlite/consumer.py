@@ -1,14 +1,17 @@
 """A session that receives. One thread owns it; ``wake`` may be called from any.
 
 A receive is one transaction: what is picked moves from ``ready`` to ``held`` with the session's
-number, then the bytes are read. A queue of a million messages costs what one of ten does: what is
-picked is the beginning of an index, and the statements that move it are ranges of that index.
+number. A queue of a million messages costs what one of ten does: what is picked is the beginning of
+an index, and the statements that move it are ranges of that index. The bytes are read after the
+transaction, as others wait for its end, by a connection that needs no lock. If that fails they are
+read by the next receive: what is held and not yet read is remembered from before the transaction's
+end.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
 
@@ -18,7 +21,7 @@ from umbel.servers.sqlite import holds, limits
 from umbel.servers.sqlite import statements as sql
 from umbel.servers.sqlite.bells import CONSUMER, Bell
 from umbel.servers.sqlite.connection import Transaction
-from umbel.servers.sqlite.packing import storable, unpack_any
+from umbel.servers.sqlite.packing import storable, unpack
 from umbel.servers.sqlite.storing import NAP, Store, sort
 
 #: Delayed messages made ready by one receive, so that many due at once do not stall everyone.
@@ -29,8 +32,12 @@ MANY_QUEUES = 100
 
 #: A message that is ready: queue, rank, id.
 _Ready = tuple[int, int, int]
+#: All that is ready between two: queue, rank, first id, last id.
+_Span = tuple[int, int, int, int]
+#: A span that is held: number of the session, number of its receive, and the span.
+_Hold = tuple[int, int, int, int, int, int]
 #: What ``sql.FETCH`` returns.
-_Fetched = tuple[int, int, int, int, int, int, str, str, bytes]
+_Fetched = tuple[int, str, bytes, str | None]
 
 
 class SqliteConsumer:
@@ -51,16 +58,25 @@ class SqliteConsumer:
         self._topology = -1
         self._names: dict[int, str] = {}
         self._ids = "[]"
-        self._next = ""
+        self._spans = ""
         #: The last receive found something, so the next looks with the writers' turn at once.
         self._flowing = True
+        #: Counts attempts to receive.
+        self._batch = 0
+        #: What is held and was not read yet, with the names of its queues; and whether anything at
+        #: all was revoked then.
+        self._unread: list[tuple[_Hold, str]] = []
+        self._revoking = False
         self._closed = False
 
     # --- receive
 
     def receive(self, limit: int, timeout: float) -> list[Delivery]:
         deadline = SYSTEM_CLOCK.monotonic() + timeout
-        deliveries = self._reserve(limit) if self._flowing or self._is_due() else []
+        # What an earlier receive took and could not read comes first.
+        deliveries = self._read() if self._unread else []
+        if not deliveries and (self._flowing or self._is_due()):
+            deliveries = self._reserve(limit)
         while not deliveries and not self._bell.woken():
             left = deadline - SYSTEM_CLOCK.monotonic()
             if left <= 0:
@@ -95,19 +111,15 @@ class SqliteConsumer:
             topology, ready, due = connection.execute(sql.PEEK, (self._ids,)).fetchone()
         return bool(ready) or topology != self._topology, due
 
+    # --- hold
+
     def _reserve(self, limit: int) -> list[Delivery]:
         now = self._database.clock.now()
-        rows, revoking = self._database.write(
-            lambda transaction: self._take(transaction, limit, now)
-        )
-        # Read after the transaction, as others wait for its end.
-        deliveries = _deliveries(rows, self._names, self._number)
-        return self._mark_revoked(deliveries, now) if revoking and deliveries else deliveries
+        self._database.write(lambda transaction: self._take(transaction, limit, now))
+        return self._read() if self._unread else []
 
-    def _take(
-        self, transaction: Transaction, limit: int, now: float
-    ) -> tuple[list[_Fetched], bool]:
-        """Hold what is ready; return it, and whether anything at all is revoked."""
+    def _take(self, transaction: Transaction, limit: int, now: float) -> None:
+        """Hold what is ready."""
         begin = transaction.execute(sql.BEGIN_RECEIVE, (self._number,)).fetchone()
         topology, is_sorted, number, due, too_old, revoking = begin
         if number is None:
@@ -123,14 +135,15 @@ class SqliteConsumer:
             self._promote(transaction, now)
         if too_old is not None and too_old <= now:
             limits.end_the_old(transaction, self._names, now=now)
-        return self._hold(transaction, limit), bool(revoking)
+        self._revoking = bool(revoking)
+        self._hold(transaction, limit)
 
     def _resolve(self, transaction: Transaction, topology: int) -> None:
         queues = self._store.routes(transaction, topology).queues
         found = [queues[name] for name in self._queues if name in queues]
         self._names = {row.id: row.name for row in found}
         self._ids = json.dumps(list(self._names))
-        self._next = sql.next_of(len(self._names)) if len(self._names) <= MANY_QUEUES else ""
+        self._spans = sql.spans_of(len(self._names)) if len(self._names) <= MANY_QUEUES else ""
         self._topology = topology
         self._bell.wants(self._names)
 
@@ -144,30 +157,44 @@ class SqliteConsumer:
             transaction.note(queue)
             writing.limit(queue, [(number, rank)])
 
-    def _hold(self, transaction: Transaction, limit: int) -> list[_Fetched]:
-        picked = self._pick(transaction, limit)
-        if not picked:
-            return []
-        for queue, rank, first, last in _runs(picked):
-            span = (self._number, queue, rank, first, last)
-            transaction.execute(sql.HOLD, span)
+    def _hold(self, transaction: Transaction, limit: int) -> None:
+        self._batch += 1
+        for span in self._pick(transaction, limit):
+            hold = (self._number, self._batch, *span)
+            # Before the transaction's end: if nobody knows how that went, there is this to look up.
+            self._unread.append((hold, self._names[span[0]]))
+            transaction.execute(sql.HOLD, hold)
             transaction.execute(sql.UNREADY, span)
-        ids = json.dumps([row[2] for row in picked])
-        return transaction.execute(sql.FETCH, (ids,)).fetchall()
 
-    def _pick(self, transaction: Transaction, limit: int) -> list[_Ready]:
-        """Return what is to be held, in the order of delivery."""
+    def _pick(self, transaction: Transaction, limit: int) -> list[_Span]:
+        """Return where the first messages in the order of delivery are."""
         if not self._names:
             return []
-        if self._next:
-            return transaction.execute(self._next, (limit, *self._names)).fetchall()
+        if self._spans:
+            return transaction.execute(self._spans, (limit, *self._names)).fetchall()
         picked: list[_Ready] = []
         for queue in self._names:
             picked += transaction.execute(sql.next_of(1), (limit, queue)).fetchall()
-        return sorted(picked, key=lambda row: row[1:])[:limit]
+        return _spans(sorted(picked, key=lambda row: row[1:])[:limit])
 
-    def _mark_revoked(self, deliveries: list[Delivery], now: float) -> list[Delivery]:
+    # --- read what is held
+
+    def _read(self) -> list[Delivery]:
+        """Return what is held and was not read yet."""
+        ranked: list[tuple[int, list[Delivery]]] = []
+        with self._database.read() as connection:
+            for hold, queue in self._unread:
+                rows = connection.execute(sql.FETCH, hold).fetchall()
+                ranked.append((hold[3], _deliveries(rows, queue, hold[0])))
+        deliveries = ranked[0][1] if len(ranked) == 1 else _in_order(ranked)
+        if self._revoking and deliveries:
+            deliveries = self._mark_revoked(deliveries)
+        self._unread = []
+        return deliveries
+
+    def _mark_revoked(self, deliveries: list[Delivery]) -> list[Delivery]:
         ids = json.dumps([storable(each.message.id) for each in deliveries])
+        now = self._database.clock.now()
         with self._database.read() as connection:
             rows = connection.execute(sql.REVOKED, (ids, now)).fetchall()
         revoked = {task_id for (task_id,) in rows}
@@ -205,32 +232,37 @@ class SqliteConsumer:
         )
 
 
-def _runs(picked: list[_Ready]) -> list[tuple[int, int, int, int]]:
+def _spans(picked: list[_Ready]) -> list[_Span]:
     """Group what was picked: of each queue and rank it is all from the first id to the last."""
-    runs: list[tuple[int, int, int, int]] = []
+    spans: list[_Span] = []
     for (queue, rank), rows in groupby(sorted(picked), key=lambda row: row[:2]):
         ids = [row[2] for row in rows]
-        runs.append((queue, rank, ids[0], ids[-1]))
-    return runs
+        spans.append((queue, rank, ids[0], ids[-1]))
+    return spans
 
 
-def _deliveries(rows: Sequence[_Fetched], names: Mapping[int, str], number: int) -> list[Delivery]:
+def _deliveries(rows: Sequence[_Fetched], queue: str, session: int) -> list[Delivery]:
     deliveries: list[Delivery] = []
-    for id_, queue, crashes, losses, suspect, redelivered, verdict, data, body in rows:
-        message, problem = unpack_any(data, body)
-        tag = (id_, number)
-        deliveries.append(
-            Delivery(
-                message,
-                names[queue],
-                tag,
-                crashes,
-                losses,
-                suspect != 0,
-                redelivered != 0,
-                False,
-                verdict,
-                problem,
-            )
-        )
+    for number, data, body, past in rows:
+        message, problem = unpack(data, body)
+        delivery = Delivery(message, queue, (number, session), problem=problem)
+        deliveries.append(delivery if past is None else _with_past(delivery, past))
     return deliveries
+
+
+def _with_past(delivery: Delivery, past: str) -> Delivery:
+    crashes, losses, suspect, redelivered, verdict = json.loads(past)
+    return replace(
+        delivery,
+        crashes=crashes,
+        losses=losses,
+        suspect=suspect != 0,
+        redelivered=redelivered != 0,
+        verdict=verdict,
+    )
+
+
+def _in_order(ranked: Sequence[tuple[int, list[Delivery]]]) -> list[Delivery]:
+    """Merge what was held of several queues and ranks."""
+    pairs = [(rank, each) for rank, deliveries in ranked for each in deliveries]
+    return [each for _, each in sorted(pairs, key=lambda pair: (pair[0], pair[1].tag))]

@@ -9,7 +9,7 @@ from umbel.servers.seams import DeadConsumer
 from umbel.servers.sqlite import statements as sql
 from umbel.servers.sqlite.connection import Transaction
 from umbel.servers.sqlite.declaring import delete_queue
-from umbel.servers.sqlite.packing import unpack_any
+from umbel.servers.sqlite.packing import unpack
 from umbel.servers.sqlite.routes import Routes
 
 
@@ -49,7 +49,7 @@ def charge(transaction: Transaction, number: int, dead: DeadConsumer) -> None:
     crashes = int(len(running) == 1 and not dead.verdict)
     suspect = int(len(running) > 1 and not dead.verdict)
     for held_id, data in transaction.execute(sql.HELD_BY, (number,)).fetchall():
-        if unpack_any(data, b"")[0].id in running:
+        if unpack(data, b"")[0].id in running:
             transaction.execute(sql.CHARGE, (held_id, crashes, suspect, dead.verdict))
 
 

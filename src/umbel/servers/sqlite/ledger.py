@@ -11,7 +11,7 @@ from umbel.serializers import json_text
 from umbel.servers.seams import DeadLetter
 from umbel.servers.sqlite import statements as sql
 from umbel.servers.sqlite.connection import Transaction
-from umbel.servers.sqlite.packing import storable, unpack_any
+from umbel.servers.sqlite.packing import storable, unpack
 from umbel.servers.sqlite.storing import Store
 
 
@@ -30,7 +30,7 @@ class SqliteLedger:
                 (_number(after), limit),
             ).fetchall()
         return [
-            DeadLetter(str(key), unpack_any(data, body)[0], queue, reason, died_at, crashes)
+            DeadLetter(str(key), unpack(data, body)[0], queue, reason, died_at, crashes)
             for key, data, body, queue, reason, died_at, crashes in rows
         ]
 
@@ -48,7 +48,7 @@ class SqliteLedger:
         if row is None or row[2] not in writing.routes.queues:
             return 0
         data, body, queue = row
-        message, _ = unpack_any(data, body)
+        message, _ = unpack(data, body)
         writing.store([(message, data, (writing.routes.queues[queue],))])
         transaction.execute("DELETE FROM dead WHERE key = ?", (key,))
         return 1

@@ -13,7 +13,7 @@ from umbel.servers.sqlite import statements as sql
 from umbel.servers.sqlite.connection import Transaction
 from umbel.servers.sqlite.consumer import SqliteConsumer
 from umbel.servers.sqlite.declaring import declare
-from umbel.servers.sqlite.packing import unpack_any
+from umbel.servers.sqlite.packing import unpack
 from umbel.servers.sqlite.routes import Routes, read_routes
 from umbel.servers.sqlite.schema import Executing
 from umbel.servers.sqlite.storing import Routed, Store, Writing, sort
@@ -204,5 +204,5 @@ def _purge(transaction: Transaction, names: str) -> int:
 def _depth(connection: Executing, queue: int, now: float) -> Depth:
     ready, delayed, held = connection.execute(sql.DEPTH, (queue, now)).fetchone()
     oldest = connection.execute(sql.OLDEST, (queue,)).fetchone()
-    sent_at = unpack_any(*oldest)[0].sent_at if oldest else 0.0
+    sent_at = unpack(*oldest)[0].sent_at if oldest else 0.0
     return Depth(ready, delayed, held, sent_at or None)

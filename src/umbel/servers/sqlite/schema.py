@@ -119,6 +119,7 @@ CREATE TABLE expiring (
 CREATE TABLE held (
     id INTEGER PRIMARY KEY,
     consumer INTEGER NOT NULL,
+    batch INTEGER NOT NULL,
     queue INTEGER NOT NULL,
     rank INTEGER NOT NULL,
     crashes INTEGER NOT NULL,

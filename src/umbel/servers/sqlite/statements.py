@@ -116,22 +116,37 @@ def next_of(queues: int) -> str:
     return f"{union} ORDER BY rank, id LIMIT ?1"
 
 
-# parameters  1 consumer number, 2 queue, 3 rank, 4 first id, 5 last id
+def spans_of(queues: int) -> str:
+    """Return the statement that says of the same where they are: all that is ready in a few spans.
+
+    parameters  as above
+    returns     queue, rank, first id, last id
+    """
+    return f"SELECT queue, rank, min(id), max(id) FROM ({next_of(queues)}) GROUP BY queue, rank"  # noqa: S608 -- a statement of ours
+
+
+# parameters  1 consumer number, 2 number of the receive, 3 queue, 4 rank, 5 first id, 6 last id
 HOLD = """
 INSERT INTO held
-SELECT id, ?1, queue, rank, crashes, losses, suspect, redelivered, verdict FROM ready
-WHERE queue = ?2 AND rank = ?3 AND id BETWEEN ?4 AND ?5
+SELECT id, ?1, ?2, queue, rank, crashes, losses, suspect, redelivered, verdict FROM ready
+WHERE queue = ?3 AND rank = ?4 AND id BETWEEN ?5 AND ?6
 """
-UNREADY = "DELETE FROM ready WHERE queue = ?2 AND rank = ?3 AND id BETWEEN ?4 AND ?5"
+# parameters  1 queue, 2 rank, 3 first id, 4 last id
+UNREADY = "DELETE FROM ready WHERE queue = ?1 AND rank = ?2 AND id BETWEEN ?3 AND ?4"
 
-# parameters  1 ids
-# returns     id, queue, crashes, losses, suspect, redelivered, verdict, data, body; as ordered
+# Without the writers' lock. The number of the receive keeps out what lies between these, and was
+# received before.
+# parameters  1 consumer number, 2 number of the receive, 3 queue, 4 rank, 5 first id, 6 last id
+# returns     id, data, body, what happened before: NULL = nothing, or JSON [crashes, losses,
+#             suspect, redelivered, verdict]
 FETCH = """
-SELECT h.id, h.queue, h.crashes, h.losses, h.suspect, h.redelivered, h.verdict, m.data, m.body
-FROM json_each(?1) AS j
-CROSS JOIN held AS h ON h.id = j.value
-CROSS JOIN messages AS m ON m.id = j.value
-ORDER BY j.key
+SELECT h.id, m.data, m.body,
+       CASE WHEN h.crashes OR h.losses OR h.suspect OR h.redelivered OR h.verdict <> ''
+       THEN json_array(h.crashes, h.losses, h.suspect, h.redelivered, h.verdict) END
+FROM held AS h CROSS JOIN messages AS m ON m.id = h.id
+WHERE h.id BETWEEN ?5 AND ?6 AND h.consumer = ?1 AND h.batch = ?2
+AND h.queue = ?3 AND h.rank = ?4
+ORDER BY h.id
 """
 
 # parameters  1 until, 2 consumer_id
