@@ -9,7 +9,7 @@ from umbel import exceptions
 
 #: Headers that a sender always writes, null when unset, in that order. Stored files rely on it: a
 #: longer table gets a name of its own.
-HEADER_ORDER: Final = (
+HEADER_ORDER: Final[tuple[str, ...]] = (
     "lang",
     "task",
     "id",
