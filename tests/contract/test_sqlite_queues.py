@@ -10,9 +10,16 @@ from pathlib import Path
 import pytest
 
 from umbel import servers
-from umbel.exceptions import MessageTooLarge, PublishError, TopologyConflict, Unroutable
+from umbel.exceptions import (
+    MessageTooLarge,
+    PublishError,
+    TopologyConflict,
+    TransportError,
+    Unroutable,
+)
 from umbel.message import Effects, Ending, Message
 from umbel.servers.seams import Server
+from umbel.servers.sqlite import statements as sql
 from umbel.testing.clock import FakeClock
 from umbel.testing.contract import Backend, Stage
 from umbel.testing.contract.stage import PATIENCE, ids, message
@@ -280,3 +287,47 @@ def execute(stage: Stage, statement: str) -> list[tuple[int, ...]]:
         found = connection.execute(statement).fetchall()
     connection.close()
     return found
+
+
+# --- spans
+
+
+def test_what_is_held_between_is_not_received_again(stage: Stage) -> None:
+    queue = stage.queue()
+    sent = stage.send(queue, 5)
+    consumer = stage.consumer(queue)
+    held = stage.take(consumer, 5)
+    consumer.give_back([held[0], held[2], held[4]])
+    again = stage.take(consumer, 3)
+    assert ids(again) == [sent[0], sent[2], sent[4]]
+    assert stage.acknowledge(*again, held[1], held[3]).stale == ()
+    assert stage.drain(queue) == []
+
+
+def test_what_was_held_and_could_not_be_read_comes_with_the_next_receive(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queues = stage.queue(), stage.queue()
+    sent = [stage.send(queues[number % 2], priority=number % 3)[0] for number in range(9)]
+    consumer = stage.consumer(*queues)
+    with monkeypatch.context() as broken:
+        broken.setattr(sql, "FETCH", "SELECT nothing FROM nowhere")
+        with pytest.raises(TransportError):
+            consumer.receive(6, 1.0)
+    received = [*consumer.receive(6, 0.0), *consumer.receive(6, 0.0)]
+    assert ids(received) == [sent[at] for at in (2, 5, 8, 1, 4, 7, 0, 3, 6)]
+    assert stage.acknowledge(*received).stale == ()
+
+
+def test_an_end_that_comes_twice_or_too_late_is_stale_and_the_others_are_not(stage: Stage) -> None:
+    queue, other = stage.queue(), stage.queue()
+    stage.send(queue, 4)
+    consumer = stage.consumer(queue)
+    one, two, late, kept = stage.take(consumer, 4)
+    consumer.give_back([late])
+    report = stage.server.committer.commit([Effects(each) for each in (one, late, two, one)])
+    assert report.stale == (late, one)
+    follow_up = Effects(kept, publish=(message(other),))
+    assert stage.server.committer.commit([follow_up, Effects(kept)]).stale == (kept,)
+    assert ids(stage.drain(queue)) == [late.message.id]
+    assert len(stage.drain(other)) == 1

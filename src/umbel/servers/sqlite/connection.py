@@ -66,7 +66,7 @@ from umbel.servers.sqlite.turn import TURN_FLAGS, Turn
 T = TypeVar("T")
 
 #: Pages of 4 KiB in the log before a writer copies them into the file, while the others wait. With
-#: 500, 1000, 2000, 4000 the longest turn was 4, 7, 18, 31 ms; the throughput was the same from 1000.
+#: 500, 1000, 2000, 4000 the longest turn was 4, 7, 18, 31 ms; from 1000 on throughput is the same.
 CHECKPOINT_PAGES = 1000
 #: The log is cut back to this many bytes after it has grown.
 LOG_LIMIT = 64 << 20

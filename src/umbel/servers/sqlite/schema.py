@@ -24,8 +24,8 @@ receive and end together:
 The first rewrites the whole message, twice if it is large. The third saves a little, but cannot say
 who holds a message, which is asked for by every commit.
 
-``held.batch`` is the number of the receive within its session. A receive is a few spans of ids; other
-messages of the same span may be held from before, and must not be delivered twice.
+``held.batch`` is the number of the receive within its session. A receive is a few spans of ids;
+others within such a span may be held from before, and must not be delivered twice.
 
 What the pages cost: each that a transaction touches is 4.5 us at its end, and once more that at the
 next checkpoint. A page that becomes free is written too. So the size of a message's row counts
