@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 #: Seconds that effects may wait for others before the pump is rung.
 FLUSH = 0.004
-#: Seconds after the hard limit at which the supervisor ends the process.
-GRACE = 0.0
 
 _monotonic = SYSTEM_CLOCK.monotonic
 
@@ -133,7 +131,7 @@ class Lane:
         context.reporter.set(reporter(self._desk, self._service, prepared, held=item.held))
         request = prepared.request
         hard = prepared.hard
-        deadline = started + hard + GRACE if hard else 0.0
+        deadline = started + hard if hard else 0.0
         self.busy_since = started
         self._slot.begin(
             self.index, (prepared.id.encode(), prepared.bound.name.encode(), started, deadline)
