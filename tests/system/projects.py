@@ -6,10 +6,14 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Generator, Mapping
+import time
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from tests.servers import Server, running
+
+T = TypeVar("T")
 
 #: Seconds one command may take.
 TIMEOUT = 30.0
@@ -70,3 +74,12 @@ class Project:
         )
         with running(server):
             yield server
+
+
+def eventually(look: Callable[[], T], is_right: Callable[[T], bool], patience: float = 20.0) -> T:
+    """Look until what is seen is right, and return it."""
+    deadline = time.monotonic() + patience
+    while not is_right(found := look()):
+        assert time.monotonic() < deadline, found
+        time.sleep(0.05)
+    return found

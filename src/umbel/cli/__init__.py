@@ -5,5 +5,7 @@ given      options that every command takes, and the application they name
 find_app   from ``-A`` to an application
 worker     run tasks            running, banner, logs
 call       send a task          result          show what became of one
-purge      delete messages      demo            umbel at work on the standard library
+queues     what waits where     purge           delete messages
+demo       umbel at work on the standard library
+texts      how durations, numbers and tables read
 """

@@ -55,6 +55,8 @@ class Depth:
     held: int = 0
     #: Wall time at which the oldest ready message was sent; None = none, or not known.
     oldest_at: float | None = None
+    #: How many sessions receive from it; None = this server does not know.
+    consumers: int | None = None
     #: The figures are the server's estimate.
     estimate: bool = False
 

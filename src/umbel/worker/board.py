@@ -131,6 +131,11 @@ class Slot:
         """Say that entry ``index`` runs nothing."""
         self._memory[self._flags + index] = 0
 
+    @property
+    def runs(self) -> bool:
+        """Whether something runs."""
+        return 1 in self._memory[self._flags : self._first]
+
     def running(self) -> list[Running]:
         """Return what runs."""
         found = []

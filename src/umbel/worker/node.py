@@ -2,7 +2,8 @@
 
 It renews their leases, so that a task which holds the interpreter lock for a minute does not cost
 its process what it holds; it buries the dead: charges what was running, gives back the rest; it
-recovers what other machines lost; it keeps the node's record in the ledger.
+recovers what other machines lost; it keeps the node's record in the ledger, which says what each
+process runs. While something runs that is told every second, at rest with the leases only.
 """
 
 from __future__ import annotations
@@ -21,6 +22,17 @@ from umbel.servers.seams import DeadConsumer, Ledger, Transport
 from umbel.worker.board import Board, Slot, SlotState
 
 logger = logging.getLogger("umbel.worker")
+
+#: Seconds between two looks at the board, in which nothing may have changed.
+LOOK = 1.0
+#: Running tasks of one process that its record names, the longest running first.
+MOST_TOLD = 100
+
+_monotonic = SYSTEM_CLOCK.monotonic
+
+
+#: The consumer of a living process, and whether it runs something.
+_Sight = tuple[str, bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +57,9 @@ class Node:
             os.set_blocking(fd, False)
         self._stopping = False
         self._silent_since: float | None = None
+        self._turn_at = 0.0
+        #: What the last turn saw at work.
+        self._seen: list[_Sight] = []
 
     def wake(self) -> None:
         """Make it look at the board now. Any thread, signal handlers too."""
@@ -65,24 +80,36 @@ class Node:
             if wake_fd is not None:
                 selector.register(wake_fd, selectors.EVENT_READ)
             while not self._stopping and parent_lives():
-                self._turn()
-                for key, _ in selector.select(self._plan.lease / 3):
+                if self._is_due():
+                    self._turn()
+                for key, _ in selector.select(min(self._plan.lease / 3, LOOK)):
+                    self._turn_at = 0.0
                     if not os.read(key.fd, 4096):  # the supervisor's end is closed: it is dead
                         self._stopping = True
         self._retire()
 
+    def _is_due(self) -> bool:
+        sight = self._sight()
+        changes = sight != self._seen or any(runs for _, runs in sight)
+        return changes or _monotonic() >= self._turn_at
+
+    def _sight(self) -> list[_Sight]:
+        living = self._plan.board.in_state(SlotState.READY, SlotState.STOPPING)
+        return [(slot.consumer_id, slot.runs) for slot in living]
+
     def _turn(self) -> None:
+        self._turn_at = _monotonic() + self._plan.lease / 3
+        self._seen = self._sight()
         try:
             self._bury()
             self._renew()
             self._transport.recover()
             if self._ledger is not None:
-                record = {**self._plan.record, "processed": self._processed()}
-                self._ledger.announce(self._plan.name, record, expires_in=self._plan.lease)
+                self._announce(self._ledger)
             self._silent_since = None
         except TransportError as error:
             if self._silent_since is None:
-                self._silent_since = SYSTEM_CLOCK.monotonic()
+                self._silent_since = _monotonic()
                 logger.error("The node cannot renew its leases, trying again: %s", error)  # noqa: TRY400 -- an outage, no bug
 
     def _bury(self) -> None:
@@ -103,8 +130,14 @@ class Node:
             if surprising := sorted(ready.intersection(lost)):  # who stops has given his up
                 logger.warning("Leases were lost while nobody could renew them: %s", surprising)
 
-    def _processed(self) -> int:
-        return sum(slot.processed for slot in self._plan.board.slots)
+    def _announce(self, ledger: Ledger) -> None:
+        living = self._plan.board.in_state(SlotState.READY, SlotState.STOPPING)
+        record = {
+            **self._plan.record,
+            "processed": sum(slot.processed for slot in self._plan.board.slots),
+            "processes": [_process(slot) for slot in living],
+        }
+        ledger.announce(self._plan.name, record, expires_in=self._plan.lease)
 
     def _retire(self) -> None:
         try:
@@ -113,6 +146,22 @@ class Node:
                 self._ledger.retire(self._plan.name)
         except TransportError as error:
             logger.warning("The node's record could not be removed; it will expire: %s", error)
+
+
+def _process(slot: Slot) -> dict[str, Any]:
+    """Return what the record says of a process; times are wall times."""
+    offset = SYSTEM_CLOCK.now() - _monotonic()
+    running = sorted(slot.running(), key=lambda each: each.started)
+    return {
+        "pid": slot.pid,
+        "consumer": slot.consumer_id,
+        "processed": slot.processed,
+        "running": [
+            {"id": each.id, "name": each.name, "since": each.started + offset}
+            for each in running[:MOST_TOLD]
+        ],
+        "count": len(running),
+    }
 
 
 def _dead_consumer(slot: Slot) -> DeadConsumer:

@@ -242,4 +242,5 @@ def _depth(space: Space, line: Line) -> Depth:
         for session in space.sessions.values()
         for entry in session.holds.values()
     )
-    return Depth(len(line.ready), len(line.delayed), held, min(sent, default=None))
+    consumers = sum(line.declared.name in session.queues for session in space.sessions.values())
+    return Depth(len(line.ready), len(line.delayed), held, min(sent, default=None), consumers)

@@ -32,10 +32,10 @@ class Control:
         for binding in topology.bindings:
             self._bind(binding, deadline, to_exchange=binding.queue in exchanges)
 
-    def count(self, queue: str, deadline: float) -> int | None:
-        """Return how many messages are ready in the queue; None = it does not exist."""
+    def count(self, queue: str, deadline: float) -> tuple[int, int] | None:
+        """Return how many are ready in the queue, and its consumers; None = it does not exist."""
         answer = self._if_there("queue_declare", deadline, queue=queue, passive=True)
-        return None if answer is None else int(answer.message_count)
+        return None if answer is None else (int(answer.message_count), int(answer.consumer_count))
 
     def has_exchange(self, name: str, deadline: float) -> bool:
         """Tell whether the exchange exists."""

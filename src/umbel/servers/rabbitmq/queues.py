@@ -68,7 +68,7 @@ class RabbitTransport:
         return sum(consumer.fence() for consumer in own if consumer is not None)
 
     def depth(self, queues: Sequence[str]) -> dict[str, Depth]:
-        counts: dict[str, int | None] = {}
+        counts: dict[str, tuple[int, int] | None] = {}
 
         def count(channels: Channels, deadline: float) -> None:
             for queue in queues:
@@ -77,9 +77,9 @@ class RabbitTransport:
         self._order(count)
         # AMQP tells what is ready; held and delayed messages only the management API knows.
         return {
-            queue: Depth(ready=ready, estimate=True)
-            for queue, ready in counts.items()
-            if ready is not None
+            queue: Depth(ready=found[0], consumers=found[1], estimate=True)
+            for queue, found in counts.items()
+            if found is not None
         }
 
     def queues(self) -> Sequence[str]:

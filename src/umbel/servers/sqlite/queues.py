@@ -202,7 +202,7 @@ def _purge(transaction: Transaction, names: str) -> int:
 
 
 def _depth(connection: Executing, queue: int, now: float) -> Depth:
-    ready, delayed, held = connection.execute(sql.DEPTH, (queue, now)).fetchone()
+    ready, delayed, held, consumers = connection.execute(sql.DEPTH, (queue, now)).fetchone()
     oldest = connection.execute(sql.OLDEST, (queue,)).fetchone()
     sent_at = unpack(*oldest)[0].sent_at if oldest else 0.0
-    return Depth(ready, delayed, held, sent_at or None)
+    return Depth(ready, delayed, held, sent_at or None, consumers)

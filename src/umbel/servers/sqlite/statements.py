@@ -227,13 +227,15 @@ INSERT INTO dead (data, body, queue, reason, died_at, crashes) VALUES (?1, ?2, ?
 
 # A delayed message that is due is ready, although nobody has moved it yet.
 # parameters  1 queue, 2 now
-# returns     how many are ready, delayed, held
+# returns     how many are ready, delayed, held, and how many consumers there are
 DEPTH = """
 SELECT (SELECT count(*) FROM ready WHERE queue = ?1)
      + (SELECT count(*) FROM messages WHERE id > (SELECT sorted FROM state) AND queue = ?1)
      + (SELECT count(*) FROM delayed WHERE queue = ?1 AND due <= ?2),
        (SELECT count(*) FROM delayed WHERE queue = ?1 AND due > ?2),
-       (SELECT count(*) FROM held WHERE queue = ?1)
+       (SELECT count(*) FROM held WHERE queue = ?1),
+       (SELECT count(*) FROM subscriptions AS s JOIN queues AS q ON q.name = s.queue
+        WHERE q.id = ?1)
 """
 
 # Looks at the first of each rank, as the index has them.

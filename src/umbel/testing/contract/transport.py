@@ -270,6 +270,17 @@ class TransportContract(Suite):
         oldest_at = stage.transport.depth([queue])[queue].oldest_at
         assert oldest_at is None or oldest_at == pytest.approx(sent_at, abs=1.0)
 
+    def test_depth_counts_the_consumers_if_it_knows_them(self, stage: Stage, queue: str) -> None:
+        def consumers() -> int | None:
+            return stage.transport.depth([queue])[queue].consumers
+
+        assert not consumers()
+        consumer = stage.consumer(queue)
+        stage.nothing(consumer)
+        assert consumers() in (1, None)
+        consumer.close()
+        eventually(lambda: not consumers(), "no consumer any more")
+
     def test_depth_of_an_empty_queue_is_zero(self, stage: Stage, queue: str) -> None:
         depth = stage.transport.depth([queue])[queue]
         assert (depth.ready, depth.delayed, depth.held) == (0, 0, 0)

@@ -1,0 +1,96 @@
+"""``umbel queues`` on every broker."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.system.projects import Project, eventually
+from umbel.cli.queues import HEADS
+
+TASKS = """
+import os
+from umbel import Umbel
+
+app = Umbel("tasks", broker=os.environ["BROKER"] or None)
+
+
+@app.task
+def nothing():
+    pass
+
+
+@app.task
+def wait(path):
+    while not os.path.exists(path):
+        __import__("time").sleep(0.02)
+"""
+
+BROKERS = ("sqlite", "redis", "rabbitmq")
+
+
+@pytest.fixture(params=BROKERS)
+def broker(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def project(tmp_path: Path, broker: str, request: pytest.FixtureRequest) -> Project:
+    project = Project(tmp_path)
+    url = "" if broker == "sqlite" else request.getfixturevalue(f"{broker}_url")
+    project.environment.update(BROKER=url, UMBEL_APP="tasks")
+    project.write("tasks.py", TASKS)
+    return project
+
+
+def seen(project: Project, queue: str = "celery") -> dict[str, Any]:
+    (found,) = json.loads(project.out("queues", "-Q", queue, "--json"))
+    assert isinstance(found, dict)
+    return found
+
+
+def test_it_counts_what_waits(project: Project, broker: str) -> None:
+    # Given
+    for _ in range(2):
+        project.out("call", "tasks.nothing")
+    project.out("call", "tasks.nothing", "--countdown", "600")
+    # When
+    found = eventually(lambda: seen(project), lambda found: found["ready"] == 2)
+    # Then
+    knows = broker != "rabbitmq"
+    assert found["delayed"] == (1 if knows else None)
+    assert found["held"] == (0 if knows else None)
+    assert found["consumers"] == 0
+    assert found["estimate"] is not knows
+    text = project.out("queues")
+    ready, rest = ("2", ["1", "0"]) if knows else ("~2", ["?", "?"])
+    assert text.splitlines()[0].split() == list(HEADS)
+    (line,) = [each.split() for each in text.splitlines() if each.startswith("celery")]
+    assert line[:4] == ["celery", ready, *rest]
+    assert line[-1] == "0"
+
+
+def test_it_knows_who_consumes(project: Project, broker: str, tmp_path: Path) -> None:
+    with project.worker("worker", "-c", "2", "-n", "w1@%h"):
+        project.out("call", "tasks.wait", "-a", json.dumps([str(tmp_path / "go")]))
+        found = eventually(
+            lambda: seen(project),
+            lambda found: (
+                (found["ready"], found["consumers"] >= 2) == (0, True)
+                and (broker == "rabbitmq" or found["held"] == 1)
+            ),
+        )
+        (tmp_path / "go").touch()
+    if broker != "rabbitmq":
+        assert [name.partition("@")[0] for name in found["nodes"]] == ["w1"]
+
+
+def test_a_queue_that_is_not_there_is_one_line(project: Project) -> None:
+    project.out("call", "tasks.nothing")
+    done = project.umbel("queues", "-Q", "celerie")
+    assert done.returncode == 2
+    assert done.stderr.startswith("umbel: there is no queue 'celerie'")
+    assert done.stderr.count("\n") == 1
