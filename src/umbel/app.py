@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Concatenate, Literal, ParamSpec, Protocol, Self, TypeVar, Unpack, overload
@@ -21,7 +22,7 @@ from umbel.bridge.aio import AsyncPublisher
 from umbel.calling import BoundCall
 from umbel.canvas.signature import Signature, maybe_signature
 from umbel.config import Config, Snapshot, import_named
-from umbel.exceptions import ImproperlyConfigured
+from umbel.exceptions import ImproperlyConfigured, TransportError
 from umbel.message import Message
 from umbel.opened import Opened, Servers
 from umbel.options import CallOptions, call_arguments, check_names
@@ -240,7 +241,7 @@ class Umbel:
         """Return the message of a signature that follows from a request.
 
         ``args`` are put in front of its own, unless it is immutable. What its route leads through
-        exists on return.
+        exists on return, as far as that is possible.
         """
         own = signature.get("args") or ()
         merged = {"reply_to": request.reply_to, **_stamps(request)}
@@ -252,7 +253,8 @@ class Umbel:
             merged,
             request=request,
         )
-        self.publisher.declare(route)
+        with suppress(TransportError):  # if that matters, its commit will be refused, and say so
+            self.publisher.declare(route)
         return message
 
     def signature(self, *args: Any, **kwargs: Any) -> Signature[Any]:

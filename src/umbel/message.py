@@ -131,3 +131,5 @@ class Effects:
     reason: str = ""
     results: tuple[ResultRecord, ...] = ()
     publish: tuple[Message, ...] = ()
+    #: The delivery that is held no more.
+    acknowledged: Delivery | None = None

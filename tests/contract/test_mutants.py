@@ -59,13 +59,13 @@ def follow_ups_unfenced(patch: Patch) -> None:
 
 def commit_in_two_steps(patch: Patch) -> None:
     """Store the result before it is known that the follow-ups can be routed."""
-    perform = MemoryCommit._perform
+    lost = MemoryCommit._lost
 
-    def mutant(self: MemoryCommit, effects: Effects) -> None:
+    def mutant(self: MemoryCommit, effects: Effects) -> list[tuple[str, str]]:
         self._space.shelf.put(effects.results)
-        perform(self, effects)
+        return lost(self, effects)
 
-    patch(MemoryCommit, "_perform", mutant)
+    patch(MemoryCommit, "_lost", mutant)
 
 
 def acknowledge_early(patch: Patch) -> None:

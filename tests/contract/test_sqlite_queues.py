@@ -107,14 +107,15 @@ def test_a_queue_may_refuse_what_is_too_much(stage: Stage) -> None:
     assert ids(stage.drain(queue)) == [*taken, batch[0].id]
 
 
-def test_a_follow_up_that_a_queue_refuses_ends_its_delivery(stage: Stage) -> None:
+def test_a_full_queue_refuses_a_follow_up(stage: Stage) -> None:
     queue = stage.queue()
     full = stage.queue(max_length=1, queue_arguments={"x-overflow": "reject-publish"})
     stage.send(full)
-    sent = stage.send(queue)
+    stage.send(queue)
     held = stage.one(stage.consumer(queue))
-    stage.commit(Effects(held, publish=(message(full),)))
-    assert "is full" in reasons(stage, *sent)[0]
+    (refusal,) = stage.commit(Effects(held, publish=(message(full),))).refused
+    assert type(refusal.error) is PublishError
+    assert "is full" in str(refusal.error)
 
 
 # --- how queues end

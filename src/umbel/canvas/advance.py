@@ -45,6 +45,14 @@ class Policy:
     derived_id: Callable[[Request, int], str] | None = None
 
 
+class Unable(Exception):  # noqa: N818 -- tells who asks for effects, nobody else
+    """Nothing can follow from this outcome; ``outcome`` is what it becomes instead."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome.error)
+        self.outcome = outcome
+
+
 def advance(
     delivery: Delivery,
     request: Request,
@@ -57,41 +65,42 @@ def advance(
     """Return what follows from this outcome.
 
     ``held`` is false when the delivery was acknowledged before it ran: then nothing fences them.
+    Raises Unable if a result or follow-up cannot be written; never so for a FAILURE.
     """
-    effects = _advance(delivery, request, outcome, bound, policy)
-    return effects if held else replace(effects, delivery=None)
+    try:
+        effects = _advance(delivery, request, outcome, bound, policy)
+    except EncodeError as error:
+        raise Unable(_unstorable(outcome, error)) from error
+    return effects if held else replace(effects, delivery=None, acknowledged=delivery)
 
 
-def _advance(  # noqa: C901 -- one case per state: all of the semantics in one place
+def _advance(
     delivery: Delivery, request: Request, outcome: Outcome, bound: BoundTask, policy: Policy
 ) -> Effects:
-    try:
-        match outcome.state:
-            case states.SUCCESS:
-                publish = _follow_ups(request, outcome, policy) if _has_next(request) else ()
-                results = _results(request, outcome, bound, policy, publish)
-                return Effects(delivery, results=results, publish=publish)
-            case states.RETRY:
-                return _again(delivery, request, outcome, bound, policy)
-            case states.FAILURE:
-                return _failed(delivery, request, outcome, bound, policy)
-            case states.REVOKED:
-                return Effects(delivery, results=_results(request, outcome, bound, policy))
-            case states.REJECTED if outcome.requeue:
-                return Effects(delivery, ending=Ending.REQUEUE)
-            case states.REJECTED:
-                reason = f"rejected by the task: {outcome.error.reason!r}"  # type: ignore[union-attr]
-                return _failed(delivery, request, outcome, bound, policy, dead=reason)
-            case states.IGNORED:
-                return Effects(delivery)
-            case _:  # a custom state, progress: the task goes on
-                return Effects(
-                    delivery,
-                    ending=Ending.KEEP,
-                    results=(_record(request, outcome, bound, policy, task_id=request.id or ""),),
-                )
-    except EncodeError as error:
-        return _advance(delivery, request, _unstorable(outcome, error), bound, policy)
+    match outcome.state:
+        case states.SUCCESS:
+            publish = _follow_ups(request, outcome, policy) if _has_next(request) else ()
+            results = _results(request, outcome, bound, policy, publish)
+            return Effects(delivery, results=results, publish=publish)
+        case states.RETRY:
+            return _again(delivery, request, outcome, bound, policy)
+        case states.FAILURE:
+            return _failed(delivery, request, outcome, bound, policy)
+        case states.REVOKED:
+            return Effects(delivery, results=_results(request, outcome, bound, policy))
+        case states.REJECTED if outcome.requeue:
+            return Effects(delivery, ending=Ending.REQUEUE)
+        case states.REJECTED:
+            reason = f"rejected by the task: {outcome.error.reason!r}"  # type: ignore[union-attr]
+            return _failed(delivery, request, outcome, bound, policy, dead=reason)
+        case states.IGNORED:
+            return Effects(delivery)
+        case _:  # a custom state, progress: the task goes on
+            return Effects(
+                delivery,
+                ending=Ending.KEEP,
+                results=(_record(request, outcome, bound, policy, task_id=request.id or ""),),
+            )
 
 
 def _again(
@@ -120,7 +129,8 @@ def _failed(
     *,
     dead: str | None = None,
 ) -> Effects:
-    reason = dead or outcome.dead or _unacknowledged(outcome, bound)
+    errbacks, unsent = _errbacks(request, policy)
+    reason = dead or outcome.dead or _unacknowledged(outcome, bound) or unsent
     later = tuple(
         _record(request, outcome, bound, policy, task_id=task_id)
         for task_id in _later_ids(request.chain)
@@ -130,11 +140,21 @@ def _failed(
         ending=Ending.DEAD if reason else Ending.ACK,
         reason=reason or "",
         results=_results(request, outcome, bound, policy) + later,
-        publish=tuple(
-            policy.message_for(errback, [request.id], request, _id(errback, request, n, policy))
-            for n, errback in enumerate(request.errbacks or ())
-        ),
+        publish=errbacks,
     )
+
+
+def _errbacks(request: Request, policy: Policy) -> tuple[tuple[Message, ...], str]:
+    """Return the messages of errbacks, and why one cannot be sent, if so; the others are."""
+    messages: list[Message] = []
+    reason = ""
+    for n, errback in enumerate(request.errbacks or ()):
+        options = _id(errback, request, n, policy)
+        try:
+            messages.append(_message(errback, [request.id], request, options, policy))
+        except Unable as unable:
+            reason = unable.outcome.dead or ""
+    return tuple(messages), reason
 
 
 def _unacknowledged(outcome: Outcome, bound: BoundTask) -> str | None:
@@ -196,15 +216,29 @@ def _has_next(request: Request) -> bool:
 
 def _follow_ups(request: Request, outcome: Outcome, policy: Policy) -> tuple[Message, ...]:
     messages = [
-        policy.message_for(callback, [outcome.value], request, _id(callback, request, n, policy))
+        _message(callback, [outcome.value], request, _id(callback, request, n, policy), policy)
         for n, callback in enumerate(request.callbacks or ())
     ]
     if request.chain:
         *rest, following = request.chain  # the next link is the last element (wire-protocol 5.3)
-        messages.append(
-            policy.message_for(following, [outcome.value], request, {"chain": rest or None})
-        )
+        options = {"chain": rest or None}
+        messages.append(_message(following, [outcome.value], request, options, policy))
     return tuple(messages)
+
+
+def _message(
+    signature: Mapping[str, Any],
+    args: Sequence[Any],
+    request: Request,
+    options: Mapping[str, Any],
+    policy: Policy,
+) -> Message:
+    try:
+        return policy.message_for(signature, args, request, options)
+    except Exception as error:  # it came in a message: whatever is wrong with it ends here
+        name, shown = bounded_repr(signature.get("task"), 127), bounded_repr(error, _REASON)
+        reason = f"its follow-up {name} cannot be sent: {shown}"
+        raise Unable(Outcome(states.FAILURE, error=error, dead=reason)) from error
 
 
 def _id(
@@ -218,7 +252,7 @@ def _id(
 
 def _later_ids(chain: Sequence[Mapping[str, Any]] | None) -> Iterator[str]:
     for link in reversed(chain or ()):
-        task_id = link.get("options", {}).get("task_id")
+        task_id = (link.get("options") or {}).get("task_id")
         if task_id:
             yield task_id
 

@@ -45,8 +45,8 @@ class ResultBase:
 
     def __init__(self, app: ResultApp | None, parent: ResultBase | None) -> None:
         self._app = app
-        #: The result of what ran before this, in a chain.
-        self.parent = parent
+        #: The result of what ran before this, in a chain: of a task or of a group.
+        self.parent: Any = parent
 
     @property
     def app(self) -> ResultApp:
@@ -64,7 +64,7 @@ class ResultBase:
 
     def ancestors(self) -> Iterator[ResultBase]:
         """Yield what came before this in a chain, the nearest first."""
-        node = self.parent
+        node: ResultBase | None = self.parent
         while node is not None:
             yield node
             node = node.parent

@@ -6,7 +6,7 @@ too little:
 
     do we still hold it? ──> publish follow-ups, confirmed ──> store results ──> end the delivery
           │                        │
-          └ no: stale, nothing     └ refused: nothing of this effect; its delivery among the dead
+          └ no: stale, nothing     └ refused: nothing more of this effect
 
 Each arrow is one round trip for all effects of a call. A death before the last step redelivers the
 message: its task runs again, follow-ups go out again under the same ids (so a repeat is
@@ -28,13 +28,12 @@ but leaves a SUCCESS standing when a follow-up turns out to be unroutable.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Protocol
 
 from umbel.clock import SYSTEM_CLOCK, Clock
 from umbel.exceptions import ConnectionLost, PublishError, TimeoutError  # noqa: A004 -- ours
 from umbel.message import Delivery, Effects, Ending, Message
-from umbel.servers.seams import CommitReport, Committer, ResultStore, Transport
+from umbel.servers.seams import CommitReport, Committer, Refusal, ResultStore, Transport
 from umbel.telemetry import emit
 
 #: Seconds in which the broker must confirm the follow-ups of one commit.
@@ -86,13 +85,16 @@ class OrderedCommit:
     def commit(self, effects: Sequence[Effects]) -> CommitReport:
         """Perform the effects of what is still held, in the order that the essay above gives."""
         fresh, stale = self._fence(effects)
-        refused = self._publish([message for each in fresh for message in each.publish])
-        judged = [_judge(each, refused) for each in fresh] if refused else fresh
-        records = [record for each in judged for record in each.results]
+        error = self._publish([message for each in fresh for message in each.publish])
+        refused = _refusals(fresh, error) if error is not None else ()
+        if refused:
+            unsent = {id(each.effects) for each in refused}
+            fresh = [each for each in fresh if id(each) not in unsent]
+        records = [record for each in fresh for record in each.results]
         if records:
             self._results.put(records)
-        self._end(judged)
-        return CommitReport(tuple(stale))
+        self._end(fresh)
+        return CommitReport(tuple(stale), refused)
 
     def _fence(self, effects: Sequence[Effects]) -> tuple[list[Effects], list[Delivery]]:
         held = [each.delivery for each in effects if each.delivery is not None]
@@ -106,18 +108,18 @@ class OrderedCommit:
                 stale.append(each.delivery)
         return fresh, stale
 
-    def _publish(self, messages: Sequence[Message]) -> dict[str, str]:
-        """Return the reasons for which the broker refused messages, by id; it has the others."""
+    def _publish(self, messages: Sequence[Message]) -> PublishError | None:
+        """Return the error of what the broker refused; it has the other messages."""
         if not messages:
-            return {}
+            return None
         try:
             deadline = self._clock.monotonic() + self._publish_timeout
             self._transport.publish(messages, deadline=deadline)
         except PublishError as error:
-            return dict(error.refused)
+            return error
         except TimeoutError as error:
             raise ConnectionLost("the broker did not confirm follow-ups in time") from error
-        return {}
+        return None
 
     def _end(self, effects: Sequence[Effects]) -> None:
         lost = 0
@@ -131,14 +133,14 @@ class OrderedCommit:
             emit("commit.overtaken", count=lost)
 
 
-def _judge(effects: Effects, refused: dict[str, str]) -> Effects:
-    """Return what is to be done although the broker refused these messages."""
-    for message in effects.publish:
-        if message.id in refused:
-            reason = f"follow-up {message.id} refused: {refused[message.id]}"
-            emit("commit.refused", task_id=message.id, reason=reason)
-            return replace(effects, ending=Ending.DEAD, reason=reason, results=(), publish=())
-    return effects
+def _refusals(effects: Sequence[Effects], error: PublishError) -> tuple[Refusal, ...]:
+    reasons = dict(error.refused)
+    refusals: list[Refusal] = []
+    for each in effects:
+        lost = [(one.id, reasons[one.id]) for one in each.publish if one.id in reasons]
+        if lost:
+            refusals.append(Refusal(each, type(error)(error.message, lost)))
+    return tuple(refusals)
 
 
 def _ending(effects: Sequence[Effects], ending: Ending) -> list[tuple[Delivery, str]]:

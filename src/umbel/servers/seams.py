@@ -20,6 +20,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from umbel.exceptions import PublishError
 from umbel.message import Delivery, Effects, Message, ResultRecord
 from umbel.topology import Topology
 
@@ -285,11 +286,21 @@ class Ledger(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Refusal:
+    """Effects that a commit did not perform, and what was wrong with their messages."""
+
+    effects: Effects
+    error: PublishError
+
+
+@dataclass(frozen=True, slots=True)
 class CommitReport:
     """What a commit did."""
 
     #: Deliveries that were no longer ours; nothing of their effects took place.
     stale: tuple[Delivery, ...] = ()
+    #: Effects of which a message cannot be stored; their deliveries are held as before.
+    refused: tuple[Refusal, ...] = ()
 
 
 class Committer(Protocol):
@@ -299,8 +310,9 @@ class Committer(Protocol):
         """Perform all effects, each only if its delivery is still ours, in one round trip.
 
         Per effect all or nothing on servers that are "atomic"; on "ordered" ones first the messages
-        to publish, then the results, then the end of the delivery. A message that cannot be routed
-        ends the effect's delivery among the dead letters, with everything else of it undone.
+        to publish, then the results, then the end of the delivery. If one of its messages cannot be
+        stored, an effect is refused: nothing of it takes place (on "ordered" servers its other
+        messages are sent), so that its delivery can be ended otherwise.
         Raises ConnectionLost; then nothing is known, and the same call may be repeated.
         """
         ...

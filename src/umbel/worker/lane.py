@@ -166,8 +166,7 @@ def reporter(desk: Desk, service: Service, prepared: Prepared, *, held: bool) ->
     """Return what ``update_state`` calls in this task: its progress is fenced like its result."""
 
     def report(_request: Request, state: str, meta: Any) -> None:
-        effects = service.effects(prepared, Outcome(state, meta), held=held)
-        desk.outbox.append(Done(effects))
+        desk.outbox.append(Done(service.progress(prepared, state, meta, held=held)))
         desk.ring()
 
     return report

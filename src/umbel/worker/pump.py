@@ -61,6 +61,8 @@ def _tell_of_death(effects: Effects) -> None:
         logger.error(
             "%s goes to the dead letters: %.1000s", _shown(effects.delivery), effects.reason
         )
+    elif effects.acknowledged is not None:
+        logger.error("%s has failed: %.1000s", _shown(effects.acknowledged), effects.reason)
 
 
 def _needs_a_look(delivery: Delivery, now: float) -> bool:
@@ -193,7 +195,10 @@ class Pump:
         telemetry.emit("commit.begun", count=len(batch))
         report = self._parts.committer.commit(batch)
         self._pending = []
-        self._parts.count(sum(1 for effects in batch if effects.ending is not Ending.KEEP))
+        for refusal in report.refused:
+            self._leave(self._parts.service.instead(refusal))
+        ended = sum(1 for effects in batch if effects.ending is not Ending.KEEP)
+        self._parts.count(ended - len(report.refused))
         telemetry.emit("delivery.committed", count=len(batch), stale=len(report.stale))
 
     def _take(self) -> bool:
@@ -383,7 +388,8 @@ class Pump:
 
     def _end(self) -> None:
         try:
-            self._commit()
+            while self._pending or self.desk.outbox:
+                self._commit()
             self._retract()
             self._parts.consumer.close()
         except TransportError as error:

@@ -18,7 +18,7 @@ from typing import Any
 
 from umbel import signals, states
 from umbel.bound import BoundTask, tell_revoked
-from umbel.canvas.advance import Policy, advance
+from umbel.canvas.advance import Policy, Unable, advance
 from umbel.clock import SYSTEM_CLOCK
 from umbel.exceptions import (
     InvalidTaskError,
@@ -30,6 +30,7 @@ from umbel.exceptions import (
 )
 from umbel.executor import run_after_hooks
 from umbel.message import Delivery, Effects, Ending, Outcome
+from umbel.servers.seams import Refusal
 from umbel.values import value
 from umbel.wire.task import Request, decode, peek_id
 from umbel.worker.board import MAX_ID
@@ -123,11 +124,37 @@ class Service:
 
     def effects(self, prepared: Prepared, outcome: Outcome, *, held: bool = True) -> Effects:
         """Return what follows; ``held`` is false if the delivery was acknowledged before it ran."""
-        request = prepared.request
-        if outcome.state == states.FAILURE and request.errbacks:
-            request.errbacks = self._call_errbacks(request, outcome)
-        delivery, bound = prepared.delivery, prepared.bound
-        return advance(delivery, request, outcome, bound, self._policy, held=held)
+        return self._follow(prepared.delivery, prepared.request, outcome, prepared.bound, held=held)
+
+    def progress(self, prepared: Prepared, state: str, meta: Any, *, held: bool) -> Effects:
+        """Return the effects of what a task reports; raises EncodeError if they have no form."""
+        delivery, request, bound = prepared.delivery, prepared.request, prepared.bound
+        try:
+            outcome = Outcome(state, meta)
+            return advance(delivery, request, outcome, bound, self._policy, held=held)
+        except Unable as unable:
+            raise unable.outcome.error or unable from unable.__cause__
+
+    def instead(self, refusal: Refusal) -> Effects:
+        """Return what follows instead of effects of which a message cannot be stored.
+
+        The task fails. If it had failed anyway, what cannot be sent is left out.
+        """
+        effects, error = refusal.effects, refusal.error
+        delivery = effects.delivery or effects.acknowledged
+        reason = f"a follow-up cannot be sent: {error}"
+        failed = any(record.state == states.FAILURE for record in effects.results)
+        if delivery is None or failed or effects.ending is Ending.DEAD:
+            lost = {message_id for message_id, _ in error.refused}
+            rest = tuple(each for each in effects.publish if each.id not in lost)
+            return dataclasses.replace(
+                effects, ending=Ending.DEAD, reason=effects.reason or reason, publish=rest
+            )
+        outcome = Outcome(states.FAILURE, error=error, dead=reason, done_at=SYSTEM_CLOCK.now())
+        ended = self._end(delivery, outcome, ran=True)
+        if effects.delivery is not None:
+            return ended
+        return dataclasses.replace(ended, delivery=None, acknowledged=delivery)
 
     def started(self, prepared: Prepared, pid: int, *, held: bool = True) -> Effects:
         """Return the effects that report the start of a task that tracks it."""
@@ -148,19 +175,38 @@ class Service:
         name = delivery.message.headers.get("task")
         return self.tasks.get(name, self._nameless) if type(name) is str else self._nameless
 
-    def _end(self, delivery: Delivery, outcome: Outcome) -> Effects:
-        """End a delivery that does not run, with all that follows (errbacks, later links)."""
+    def _end(self, delivery: Delivery, outcome: Outcome, *, ran: bool = False) -> Effects:
+        """End a delivery that does not run, with all that follows (errbacks, later links).
+
+        If it ``ran``, its hooks have seen another outcome, and are not called again.
+        """
         try:
             request = decode(delivery.message, self._accept)
         except (SerializationError, InvalidTaskError) as error:
             return self._poison(delivery, error)
         bound = self.tasks.get(request.task or "", self._nameless)
-        if outcome.state == states.FAILURE:
+        if outcome.state == states.FAILURE and not ran:
             run_after_hooks(bound, request, outcome)
-            request.errbacks = self._call_errbacks(request, outcome)
         elif outcome.state == states.REVOKED:
             tell_revoked(bound, request, outcome)
-        return advance(delivery, request, outcome, bound, self._policy)
+        return self._follow(delivery, request, outcome, bound)
+
+    def _follow(
+        self,
+        delivery: Delivery,
+        request: Request,
+        outcome: Outcome,
+        bound: BoundTask,
+        *,
+        held: bool = True,
+    ) -> Effects:
+        """Return what follows from an outcome, having called the errbacks that are called here."""
+        if outcome.state == states.FAILURE and request.errbacks:
+            request.errbacks = self._call_errbacks(request, outcome)
+        try:
+            return advance(delivery, request, outcome, bound, self._policy, held=held)
+        except Unable as unable:
+            return self._follow(delivery, request, unable.outcome, bound, held=held)
 
     def _poison(self, delivery: Delivery, error: Exception) -> Effects:
         signals.task_rejected.send(self._node, message=delivery.message, exc=error)
@@ -170,7 +216,7 @@ class Service:
             return Effects(delivery, Ending.DEAD, reason=reason)
         request = Request(id=task_id, task="", reply_to=delivery.message.reply_to)
         outcome = Outcome(states.FAILURE, error=error, dead=reason)
-        return advance(delivery, request, outcome, self._nameless, self._policy)
+        return self._follow(delivery, request, outcome, self._nameless)
 
     def _unknown(self, delivery: Delivery, request: Request) -> Effects:
         message = delivery.message
@@ -186,7 +232,7 @@ class Service:
         if tries > UNKNOWN_TRIES:
             error = NotRegistered(request.task)
             outcome = Outcome(states.FAILURE, error=error, dead=f"NotRegistered: {error}")
-            return advance(delivery, request, outcome, self._nameless, self._policy)
+            return self._follow(delivery, request, outcome, self._nameless)
         logger.warning(
             "No task named %r is registered here; %s is tried again in %d s (%d of %d)",
             request.task,

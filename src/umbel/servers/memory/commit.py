@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from umbel.message import Delivery, Effects, Ending, Message
+from umbel.exceptions import Unroutable
+from umbel.message import Delivery, Effects, Ending
 from umbel.servers.memory.queues import unroutable
-from umbel.servers.memory.space import Entry, Space
-from umbel.servers.seams import CommitReport
+from umbel.servers.memory.space import Space
+from umbel.servers.seams import CommitReport, Refusal
 
 
 class MemoryCommit:
@@ -18,20 +19,23 @@ class MemoryCommit:
 
     def commit(self, effects: Sequence[Effects]) -> CommitReport:
         stale: list[Delivery] = []
+        refused: list[Refusal] = []
         with self._space.lock:
             for each in effects:
                 if each.delivery is not None and each.delivery.tag not in self._space.holds:
                     stale.append(each.delivery)
+                elif lost := self._lost(each):
+                    refused.append(Refusal(each, Unroutable("follow-ups not sent", lost)))
                 else:
                     self._perform(each)
-        return CommitReport(tuple(stale))
+        return CommitReport(tuple(stale), tuple(refused))
+
+    def _lost(self, effects: Effects) -> list[tuple[str, str]]:
+        routes = self._space.routes
+        return [(each.id, unroutable(each)) for each in effects.publish if not routes(each)]
 
     def _perform(self, effects: Effects) -> None:
         space = self._space
-        for message in effects.publish:
-            if not space.routes(message):
-                self._refuse(effects, message)
-                return
         for message in effects.publish:
             space.store(message, space.routes(message))
         if effects.results:
@@ -48,11 +52,3 @@ class MemoryCommit:
         else:
             entry.position = self._space.next_number()
             self._space.give_back(entry)
-
-    def _refuse(self, effects: Effects, message: Message) -> None:
-        """End the delivery among the dead letters; without one, the message itself."""
-        reason = f"follow-up {message.id} refused: {unroutable(message)}"
-        if effects.delivery is not None:
-            self._end(effects.delivery, Ending.DEAD, reason)
-        else:
-            self._space.bury(Entry(message, message.routing_key, 0), reason)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
 
 from umbel.message import Effects
 from umbel.servers.redis import scripts
-from umbel.servers.redis.connection import Connections
+from umbel.servers.redis.connection import Connections, text
 from umbel.servers.redis.keys import Keys
 from umbel.servers.redis.messages import Arguments, Packer, result_arguments
 from umbel.servers.redis.options import Options
-from umbel.servers.seams import CommitReport
+from umbel.servers.seams import CommitReport, Refusal
 
 
 class RedisCommitter:
@@ -28,8 +30,19 @@ class RedisCommitter:
         arguments: Arguments = [*self._start]
         for each in effects:
             self._add(arguments, each)
-        (stale,) = self._connections.run(scripts.COMMIT, self._script_keys, [arguments])
-        return CommitReport(tuple(held for number in stale if (held := effects[number].delivery)))
+        ((stale, refused),) = self._connections.run(scripts.COMMIT, self._script_keys, [arguments])
+        return CommitReport(
+            tuple(held for number in stale if (held := effects[number].delivery)),
+            tuple(self._refusals(effects, refused)) if refused else (),
+        )
+
+    def _refusals(
+        self, effects: Sequence[Effects], refused: Sequence[tuple[int, int, bytes]]
+    ) -> Iterator[Refusal]:
+        for number, found in groupby(refused, key=itemgetter(0)):
+            messages = effects[number].publish
+            lost = [(messages[index], text(reason)) for _, index, reason in found]
+            yield Refusal(effects[number], self._packer.refusal(lost))
 
     def _add(self, arguments: Arguments, effects: Effects) -> None:
         delivery = effects.delivery

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from umbel.clock import Clock
-from umbel.exceptions import EncodeError
+from umbel.exceptions import EncodeError, MessageTooLarge, PublishError, Unroutable
 from umbel.ids import new_id
 from umbel.message import Message, ResultRecord
 from umbel.servers.redis.connection import Word
@@ -52,6 +53,13 @@ class Packer:
         envelope = pack(rest, delivery_tag=new_id())
         suffix = self._keys.suffix(message.priority)
         return message.exchange, message.routing_key, suffix, REFUSED + reason, envelope
+
+    def refusal(self, refused: Sequence[tuple[Message, str]]) -> PublishError:
+        """Return the error of messages that were not stored, each with the reason."""
+        ours = sum(self.message(message)[3].startswith(REFUSED) for message, _ in refused)
+        kinds = {0: Unroutable, len(refused): MessageTooLarge}
+        pairs = [(message.id, reason) for message, reason in refused]
+        return kinds.get(ours, PublishError)("not sent", pairs)
 
     def _delay(self, not_before: float) -> str:
         # Both times are this machine's: so a countdown is right on a server whose clock is not.

@@ -14,18 +14,15 @@ from typing import Any
 
 from umbel.exceptions import (
     ImproperlyConfigured,
-    MessageTooLarge,
-    PublishError,
     TimeoutError,  # noqa: A004 -- Celery's public name
     TopologyConflict,
-    Unroutable,
 )
 from umbel.message import Message
 from umbel.servers.redis import scripts
 from umbel.servers.redis.connection import Connections, text
 from umbel.servers.redis.consumer import RedisConsumer
 from umbel.servers.redis.keys import Keys
-from umbel.servers.redis.messages import REFUSED, Arguments, Packer
+from umbel.servers.redis.messages import Arguments, Packer
 from umbel.servers.redis.options import Options
 from umbel.servers.seams import Capabilities, DeadConsumer, Depth
 from umbel.topology import Binding, Exchange, Queue, Topology
@@ -89,15 +86,13 @@ class RedisTransport:
         replies = self._connections.run(
             scripts.PUBLISH, self._packer.keys, [each for _, each in batches], deadline=deadline
         )
-        refused: list[tuple[str, str]] = []
-        ours = 0
-        for (first, arguments), reply in zip(batches, replies, strict=True):
-            for number, reason in zip(reply[::2], reply[1::2], strict=True):
-                refused.append((messages[first + number].id, text(reason)))
-                ours += _delay_of(arguments, number).startswith(REFUSED)
+        refused = [
+            (messages[first + number], text(reason))
+            for (first, _), reply in zip(batches, replies, strict=True)
+            for number, reason in zip(reply[::2], reply[1::2], strict=True)
+        ]
         if refused:
-            kinds = {0: Unroutable, len(refused): MessageTooLarge}
-            raise kinds.get(ours, PublishError)("not sent", refused)
+            raise self._packer.refusal(refused)
 
     def consume(self, queues: Sequence[str], *, consumer_id: str, lease: float) -> RedisConsumer:
         return RedisConsumer(
@@ -174,10 +169,6 @@ class RedisTransport:
         """Return the tags of those messages that a consumer holds."""
         held = self._connections.call("HGETALL", self._keys.held + consumer_id)
         return [tag for tag, envelope in held.items() if unpack(envelope)[0].id in task_ids]
-
-
-def _delay_of(arguments: Arguments, number: int) -> str:
-    return str(arguments[4 + 5 * number + 3])
 
 
 def _exchanges(topology: Topology) -> Iterable[Exchange]:

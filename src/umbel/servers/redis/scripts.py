@@ -441,8 +441,9 @@ return count
 #:         5 beginning of results   6 beginning of successes, then for each effect
 #:         held key ("" = nothing is held), tag, ending, reason, "1" if it has a mark, crashes,
 #:         count of results, count of messages, the results, the messages
-#:   ->    numbers (from 0) of effects whose delivery was not held
-#: Without a delivery, a message that cannot be stored becomes a dead letter itself.
+#:   ->    numbers (from 0) of effects whose delivery was not held; and of messages that cannot be
+#:         stored, for which nothing of their effect was done: the effect's number, the message's
+#:         within it, and the reason
 COMMIT: Final = Script.of(
     _CLOCK,
     _MESSAGES,
@@ -452,39 +453,29 @@ local RESULTS, SUCCESSES = ARGV[5], ARGV[6]
 """,
     _RESULTS,
     """
--- Why the messages from here on cannot all be stored; nil = they can.
-local function refusal(first, last)
+-- Note which of an effect's messages cannot be stored; tell whether there are any.
+local refused = {}
+local function refuses(number, first, last)
+  local before = #refused
   for i = first, last, 5 do
     local _, problem = destination(i)
-    if problem then return problem end
+    if problem then refused[#refused + 1] = {number, (i - first) / 5, problem} end
   end
+  return #refused > before
 end
 
--- The fence. True or, if what follows needs it, the envelope; false = it is not ours.
-local function end_hold(held, tag, ending, marked)
-  if ending == 'keep' then return redis.call('HEXISTS', held, tag) == 1 end
-  if ending == 'ack' and not marked then return redis.call('HDEL', held, tag) == 1 end
-  local envelope = redis.call('HGET', held, tag)
-  if envelope then
-    redis.call('HDEL', held, tag)
-    if marked and ending ~= 'requeue' then redis.call('HDEL', MARKS, redis.sha1hex(envelope)) end
-  end
-  return envelope
-end
-
-local function bury(envelope, list, reason, crashes)
-  redis.call('XADD', DEAD, '*', 'envelope', envelope, 'list', list, 'reason', reason,
-    'crashes', crashes)
-end
-
-local function store_or_bury(i, last)
-  for m = i, last, 5 do
-    local lists, problem = destination(m)
-    if problem then
-      bury(ARGV[m + 4], PREFIX .. ARGV[m + 1] .. ARGV[m + 2], problem, 0)
-    else
-      store(lists, ARGV[m + 3], ARGV[m + 4])
-    end
+-- Ends what is known to be held.
+local function end_hold(held, tag, ending, marked, reason, crashes)
+  local envelope = (marked or ending ~= 'ack') and redis.call('HGET', held, tag)
+  redis.call('HDEL', held, tag)
+  if marked and ending ~= 'requeue' then redis.call('HDEL', MARKS, redis.sha1hex(envelope)) end
+  if ending == 'ack' then return end
+  local list = string.match(tag, '^%d+:(.*)$')
+  if ending == 'requeue' then
+    redis.call('LPUSH', list, envelope)
+  else
+    redis.call('XADD', DEAD, '*', 'envelope', envelope, 'list', list, 'reason', reason,
+      'crashes', crashes)
   end
 end
 
@@ -496,24 +487,21 @@ while i <= #ARGV do
   local results = i + 8
   local messages = results + 4 * ARGV[i + 6]
   local after = messages + 5 * ARGV[i + 7]
-  local ours = true
-  local problem = held ~= '' and refusal(messages, after - 1)
-  if problem then ending, reason = 'dead', 'a follow-up cannot be sent: ' .. problem end
-  if held ~= '' then ours = end_hold(held, tag, ending, marked) end
+  -- The end of most is their fence as well: one call.
+  local plain = ending == 'ack' and not marked and after == messages
+  local ours = held == '' or redis.call(plain and 'HDEL' or 'HEXISTS', held, tag) == 1
   if not ours then
     stale[#stale + 1] = number
-  elseif not problem then
+  elseif not refuses(number, messages, after - 1) then
     for r = results, messages - 1, 4 do put(ARGV[r], ARGV[r + 1], ARGV[r + 2], ARGV[r + 3]) end
-    store_or_bury(messages, after - 1)
-  end
-  if ours and ending == 'requeue' and held ~= '' then
-    redis.call('LPUSH', string.match(tag, '^%d+:(.*)$'), ours)
-  elseif ours and ending == 'dead' and held ~= '' then
-    bury(ours, string.match(tag, '^%d+:(.*)$'), reason, crashes)
+    for m = messages, after - 1, 5 do store(destination(m), ARGV[m + 3], ARGV[m + 4]) end
+    if held ~= '' and not plain and ending ~= 'keep' then
+      end_hold(held, tag, ending, marked, reason, crashes)
+    end
   end
   i, number = after, number + 1
 end
-return stale
+return {stale, refused}
 """,
 )
 

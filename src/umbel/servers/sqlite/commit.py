@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 
 from umbel import telemetry
-from umbel.message import Delivery, Effects, Ending, ResultRecord
-from umbel.servers.seams import CommitReport
+from umbel.message import Delivery, Effects, Ending, Message, ResultRecord
+from umbel.servers.seams import CommitReport, Refusal
 from umbel.servers.sqlite import statements as sql
 from umbel.servers.sqlite.connection import Transaction
-from umbel.servers.sqlite.packing import pack, storable
+from umbel.servers.sqlite.packing import storable
 from umbel.servers.sqlite.storing import Packed, Routed, Store, Writing, store_results
 
 
@@ -99,6 +98,8 @@ class _Batch:
         self._requeued: list[int] = []
         self._results: list[ResultRecord] = []
         self._routed: list[Routed] = []
+        #: What is not to be done.
+        self._refused: list[Refusal] = []
 
     def perform(
         self, effects: Sequence[Effects], follow_ups: Sequence[Sequence[Packed]]
@@ -111,58 +112,43 @@ class _Batch:
         stale: list[Delivery] = []
         for each, packed in zip(effects, follow_ups, strict=True):
             delivery = each.delivery
-            if delivery is None:
-                self._gather_free(each, packed)
-            elif self._held.get(delivery.tag[0]) == delivery.tag[1]:
-                self._gather(each, delivery, packed)
-            else:
+            if delivery is not None and self._held.get(delivery.tag[0]) != delivery.tag[1]:
                 stale.append(delivery)
+            elif not packed or self._route(each, packed):
+                self._results += each.results
+                if delivery is not None:
+                    self._end(each, delivery)
         self._write()
-        return CommitReport(tuple(stale))
+        return CommitReport(tuple(stale), tuple(self._refused))
 
-    def _gather(self, effects: Effects, delivery: Delivery, packed: Sequence[Packed]) -> None:
-        ending, reason = effects.ending, effects.reason
-        routed, lost = self._route(packed) if packed else ((), "")
-        if lost:
-            ending, reason = Ending.DEAD, lost
-        else:
-            self._routed += routed
-            self._results += effects.results
-        number = delivery.tag[0]
-        if ending is Ending.ACK:
-            self._acked.append(number)
-        elif ending is Ending.DEAD:
-            self._buried.append((number, delivery.queue, storable(reason)))
-        elif ending is Ending.REQUEUE:
-            self._requeued.append(number)
-        if ending is not Ending.KEEP:
-            del self._held[number]
-
-    def _route(self, packed: Sequence[Packed]) -> tuple[Sequence[Routed], str]:
+    def _route(self, effects: Effects, packed: Sequence[Packed]) -> bool:
+        """Route all messages of an effect, or refuse it."""
         routed: list[Routed] = []
+        lost: list[tuple[Message, str]] = []
         for each in packed:
             found = self._writing.route(each)
             if isinstance(found, str):
-                return (), f"its follow-up {each[0].id} cannot be sent: {found}"
-            routed.append(found)
-        return routed, ""
-
-    def _gather_free(self, effects: Effects, packed: Sequence[Packed]) -> None:
-        """Take effects without a delivery; a message that cannot be sent becomes a dead letter."""
-        self._results += effects.results
-        for each in packed:
-            found = self._writing.route(each)
-            if isinstance(found, str):
-                self._bury_unsent(each, found)
+                lost.append((each[0], found))
             else:
-                self._routed.append(found)
+                routed.append(found)
+        if lost:
+            self._refused.append(Refusal(effects, self._writing.refusal(lost)))
+            return False
+        self._routed += routed
+        return True
 
-    def _bury_unsent(self, packed: Packed, reason: str) -> None:
-        message, data, _ = packed
-        data = data or pack(replace(message, headers={}, properties=None))
-        queue, reason = storable(message.routing_key), storable(reason)
-        row = (data, message.body, queue, reason, self._writing.now)
-        self._writing.transaction.execute(sql.BURY_NEW, row)
+    def _end(self, effects: Effects, delivery: Delivery) -> None:
+        number = delivery.tag[0]
+        match effects.ending:
+            case Ending.ACK:
+                self._acked.append(number)
+            case Ending.DEAD:
+                self._buried.append((number, delivery.queue, storable(effects.reason)))
+            case Ending.REQUEUE:
+                self._requeued.append(number)
+            case Ending.KEEP:
+                return
+        del self._held[number]
 
     def _write(self) -> None:
         writing, execute = self._writing, self._writing.transaction.execute

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Sequence
 
-from umbel.exceptions import MessageTooLarge, PublishError, TopologyConflict, Unroutable
+from umbel.exceptions import TopologyConflict
 from umbel.message import Message
 from umbel.servers.seams import Capabilities, DeadConsumer, Depth
 from umbel.servers.sqlite import holds
@@ -68,17 +68,7 @@ class SqliteTransport:
 
         writing = self._database.write(store, deadline=deadline)
         if refused:
-            raise self._refusal(writing, refused)
-
-    def _refusal(self, writing: Writing, refused: Sequence[tuple[Message, str]]) -> PublishError:
-        pairs = [(message.id, reason) for message, reason in refused]
-        largest = self._database.options.max_message_size
-        kind = PublishError
-        if not any(writing.routes.targets(message) for message, _ in refused):
-            kind = Unroutable
-        elif all(len(message.body) > largest for message, _ in refused):
-            kind = MessageTooLarge
-        return kind(f"{self._database.path}: not sent", pairs)
+            raise writing.refusal(refused)
 
     # --- consumers
 

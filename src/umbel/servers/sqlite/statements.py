@@ -218,11 +218,6 @@ SELECT m.data, m.body, ?2, ?3, ?4, h.crashes
 FROM held AS h JOIN messages AS m ON m.id = h.id WHERE h.id = ?1
 """
 
-# parameters  1 data, 2 body, 3 queue's name, 4 reason, 5 now
-BURY_NEW = """
-INSERT INTO dead (data, body, queue, reason, died_at, crashes) VALUES (?1, ?2, ?3, ?4, ?5, 0)
-"""
-
 # --- looking ------------------------------------------------------------------------------------
 
 # A delayed message that is due is ready, although nobody has moved it yet.

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import count
 
 from umbel.clock import SYSTEM_CLOCK
+from umbel.exceptions import MessageTooLarge, PublishError, Unroutable
 from umbel.message import Message, ResultRecord
 from umbel.servers.sqlite import limits
 from umbel.servers.sqlite import statements as sql
@@ -102,6 +103,17 @@ class Writing:
             if queue.refuses and not self._has_room(queue):
                 return f"queue {queue.name!r} is full (max_length {queue.max_length})"
         return (message, data, targets) if targets else self.routes.lost(message)
+
+    def refusal(self, refused: Sequence[tuple[Message, str]]) -> PublishError:
+        """Return the error of messages that cannot be stored, each with the reason."""
+        database, kind = self._store.database, PublishError
+        largest = database.options.max_message_size
+        if not any(self.routes.targets(message) for message, _ in refused):
+            kind = Unroutable
+        elif all(len(message.body) > largest for message, _ in refused):
+            kind = MessageTooLarge
+        pairs = [(message.id, reason) for message, reason in refused]
+        return kind(f"{database.path}: not sent", pairs)
 
     def _has_room(self, queue: QueueRow) -> bool:
         if queue.max_length is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from umbel.exceptions import Unroutable
 from umbel.message import Effects, Ending
 from umbel.servers.seams import DeadConsumer
 from umbel.states import FAILURE, STARTED
@@ -196,26 +197,51 @@ class CommitContract(Suite):
 
     # --- the unroutable and the ambiguous
 
-    def test_an_unroutable_follow_up_ends_in_no_queue_and_undoes_the_rest(
+    def test_an_unroutable_follow_up_refuses_its_effect_and_no_other(
         self, stage: Stage, queue: str
     ) -> None:
         bad_id, good_id = stage.send(queue, 2)
         other = stage.queue()
-        bad, good = stage.take(stage.consumer(queue), 2)
-        sibling, fine = message(other), message(other)
-        stage.commit(
-            Effects(
-                bad,
-                results=(stage.record(bad_id),),
-                publish=(sibling, message("no-such-queue")),
-            ),
-            Effects(good, results=(stage.record(good_id),), publish=(fine,)),
-        )
+        held, good = stage.take(stage.consumer(queue), 2)
+        sibling, lost, fine = message(other), message("no-such-queue"), message(other)
+        bad = Effects(held, results=(stage.record(bad_id),), publish=(sibling, lost))
+        report = stage.commit(bad, Effects(good, results=(stage.record(good_id),), publish=(fine,)))
+        assert report.stale == ()
+        ((refused, error),) = [(each.effects, each.error) for each in report.refused]
+        assert refused is bad
+        assert isinstance(error, Unroutable)
+        ((lost_id, reason),) = error.refused
+        assert lost_id == lost.id
+        assert "no-such-queue" in reason
         assert set(stage.results(bad_id, good_id)) == {good_id}
-        assert stage.drain(queue) == []
         # In an ordered commit the sibling was confirmed by the broker before its brother failed.
         allowed = [[fine.id]] if stage.atomic else [[fine.id], [sibling.id, fine.id]]
         assert ids(stage.drain(other)) in allowed
+
+    def test_a_refused_delivery_is_still_held_and_can_be_ended_otherwise(
+        self, stage: Stage, queue: str
+    ) -> None:
+        (task_id,) = stage.send(queue)
+        held = stage.one(stage.consumer(queue))
+        assert stage.commit(Effects(held, publish=(message("no-such-queue"),))).refused
+        failure = stage.record(task_id, b"failed", FAILURE)
+        report = stage.commit(Effects(held, Ending.DEAD, "not sent", results=(failure,)))
+        assert (report.stale, report.refused) == ((), ())
+        assert stage.results(task_id) == {task_id: b"failed"}
+        assert stage.drain(queue) == []
+
+    def test_what_is_stale_is_not_refused(self, stage: Stage, queue: str) -> None:
+        stage.send(queue)
+        held = stage.one(stage.consumer(queue))
+        stage.acknowledge(held)
+        report = stage.commit(Effects(held, publish=(message("no-such-queue"),)))
+        assert (report.stale, report.refused) == ((held,), ())
+
+    def test_effects_without_a_delivery_are_refused_as_well(self, stage: Stage) -> None:
+        lost = message("no-such-queue")
+        effects = Effects(None, results=(stage.record(lost.id),), publish=(lost,))
+        assert [each.effects for each in stage.commit(effects).refused] == [effects]
+        assert stage.results(lost.id) == {}
 
     def test_a_commit_repeated_after_a_lost_answer_is_harmless(
         self, stage: Stage, queue: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 from umbel.ids import new_id
 from umbel.message import Effects, Ending
 from umbel.servers.seams import DeadConsumer
-from umbel.testing.contract.stage import LONG, Stage, Suite, ids, in_thread, message
+from umbel.testing.contract.stage import LONG, Stage, Suite, ids, in_thread
 
 
 class LedgerContract(Suite):
@@ -36,15 +36,6 @@ class LedgerContract(Suite):
         stage.transport.recover([DeadConsumer(consumer_id)])
         stage.commit(Effects(held, Ending.DEAD, "late"))
         assert stage.letters(task_id) == []
-
-    def test_an_unroutable_follow_up_ends_the_delivery_among_the_dead_letters(
-        self, stage: Stage, queue: str
-    ) -> None:
-        (task_id,) = stage.send(queue)
-        held = stage.one(stage.consumer(queue))
-        stage.commit(Effects(held, publish=(message("no-such-queue"),)))
-        (letter,) = stage.letters(task_id)
-        assert "no-such-queue" in letter.reason
 
     def test_dead_letters_are_listed_oldest_first_in_pages(self, stage: Stage, queue: str) -> None:
         sent = stage.send(queue, 7)

@@ -336,10 +336,12 @@ class History(RuleBasedStateMachine):
     def _commit(self, effects: list[Effects]) -> None:
         owners = [self._owner(each.delivery) for each in effects]
         report = self.stage.commit(*effects)
-        pairs = zip(effects, owners, strict=True)
+        pairs = list(zip(effects, owners, strict=True))
         assert list(report.stale) == [each.delivery for each, owner in pairs if owner is None]
-        for each, owner in zip(effects, owners, strict=True):
-            if owner is not None and each.delivery is not None:
+        lost = [each for each, owner in pairs if owner is not None and _leads_nowhere(each)]
+        assert [each.effects for each in report.refused] == lost
+        for each, owner in pairs:
+            if owner is not None and each.delivery is not None and not _leads_nowhere(each):
                 self._perform(owner, each.delivery, each)
 
     def _owner(self, delivery: Delivery | None) -> Session | None:
@@ -350,9 +352,6 @@ class History(RuleBasedStateMachine):
         return None
 
     def _perform(self, owner: Session, delivery: Delivery, effects: Effects) -> None:
-        if any(each.routing_key == "nowhere" for each in effects.publish):
-            self._leave(owner, delivery, "dead")
-            return
         for each in effects.publish:
             self.known[each.id] = Known(each.routing_key, 0.0)
         for record in effects.results:
@@ -425,6 +424,10 @@ class History(RuleBasedStateMachine):
             buried = sorted(letter.message.id for letter in letters)
             assert buried == sorted(self._in_state("dead"))
             self.stage.ledger.drop([letter.key for letter in letters])
+
+
+def _leads_nowhere(effects: Effects) -> bool:
+    return any(each.routing_key == "nowhere" for each in effects.publish)
 
 
 def _choose(items: Sequence[T], pick: int) -> T:
