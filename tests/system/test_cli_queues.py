@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 
+from tests.system.brokers import BROKERS, project_on
 from tests.system.projects import Project, eventually
 from umbel.cli.queues import HEADS
 
 TASKS = """
 import os
+
 from umbel import Umbel
 
-app = Umbel("tasks", broker=os.environ["BROKER"] or None)
+app = Umbel("tasks")
 
 
 @app.task
@@ -29,8 +31,6 @@ def wait(path):
         __import__("time").sleep(0.02)
 """
 
-BROKERS = ("sqlite", "redis", "rabbitmq")
-
 
 @pytest.fixture(params=BROKERS)
 def broker(request: pytest.FixtureRequest) -> str:
@@ -39,11 +39,7 @@ def broker(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def project(tmp_path: Path, broker: str, request: pytest.FixtureRequest) -> Project:
-    project = Project(tmp_path)
-    url = "" if broker == "sqlite" else request.getfixturevalue(f"{broker}_url")
-    project.environment.update(BROKER=url, UMBEL_APP="tasks")
-    project.write("tasks.py", TASKS)
-    return project
+    return project_on(broker, tmp_path, request, TASKS)
 
 
 def seen(project: Project, queue: str = "celery") -> dict[str, Any]:

@@ -30,7 +30,7 @@ def test_counts() -> None:
 
 
 def test_tables_have_numbers_to_the_right() -> None:
-    assert table(("name", "n"), [("a", "10"), ("longer", "")]).splitlines()[1:] == [
+    assert table(("name", "n"), [("a", "10"), ("longer", "")], numbers="n").splitlines()[1:] == [
         "a       10",
         "longer",
     ]

@@ -6,6 +6,7 @@ find_app   from ``-A`` to an application
 worker     run tasks            running, banner, logs
 call       send a task          result          show what became of one
 queues     what waits where     purge           delete messages
-demo       umbel at work on the standard library
-texts      how durations, numbers and tables read
+dead       messages given up    demo            umbel at work on the standard library
+
+asking, moments, names, texts   what several of them ask, read and print
 """

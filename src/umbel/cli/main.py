@@ -27,6 +27,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "call": ("umbel.cli.call", "Send a task by its name; print its id."),
         "result": ("umbel.cli.result", "Show what became of a task."),
         "queues": ("umbel.cli.queues", "Show what waits in queues, and who consumes them."),
+        "dead": ("umbel.cli.dead", "List, show, requeue or drop dead letters."),
         "purge": ("umbel.cli.purge", "Delete the messages that wait in queues."),
         "demo": ("umbel.cli.demo", "Analyse Python's standard library with tasks."),
     }

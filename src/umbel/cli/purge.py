@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 import click
 
 from umbel.app import Umbel
+from umbel.cli.asking import agree
 from umbel.cli.given import given, open_app, shared_options
 from umbel.cli.names import names
+from umbel.cli.texts import count
 from umbel.servers.seams import Depth
 from umbel.spelling import suggestion
 
@@ -37,7 +38,7 @@ def command(ctx: click.Context, /, *, force: bool, as_json: bool, **options: Any
     if as_json:
         click.echo(json.dumps({"deleted": deleted, "queues": list(depths)}))
     else:
-        click.echo(f"Deleted {_count(deleted)} from {', '.join(depths)}.")
+        click.echo(f"Deleted {count(deleted, 'message')} from {', '.join(depths)}.")
 
 
 def _depths(app: Umbel, chosen: tuple[str, ...], exclude: tuple[str, ...]) -> dict[str, Depth]:
@@ -58,15 +59,4 @@ def _ask(app: Umbel, depths: Mapping[str, Depth]) -> None:
     click.echo(f"On {where}:", err=True)
     for name, depth in depths.items():
         click.echo(f"  {name}: {depth.ready} ready, {depth.delayed} delayed", err=True)
-    try:
-        agreed = click.confirm("Delete them for ever?", err=True)
-    except click.Abort:
-        if sys.stdin.isatty():
-            raise
-        raise click.UsageError("nobody is there to be asked: -f deletes without asking") from None
-    if not agreed:
-        raise click.ClickException("nothing was deleted")
-
-
-def _count(messages: int) -> str:
-    return "1 message" if messages == 1 else f"{messages} messages"
+    agree("Delete them for ever?")

@@ -40,7 +40,8 @@ def command(ctx: click.Context, /, *, chosen: tuple[str, ...], as_json: bool) ->
     if as_json:
         click.echo(json.dumps([as_data(each) for each in sights]))
     elif sights:
-        click.echo(table(HEADS, [row(each) for each in sights]), color=given(ctx).color)
+        rows = [row(each) for each in sights]
+        click.echo(table(HEADS, rows, numbers=HEADS[1:]), color=given(ctx).color)
     else:
         click.echo("umbel: there are no queues yet", err=True)
 

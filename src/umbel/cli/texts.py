@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import click
 
@@ -30,14 +30,17 @@ def count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return columns: the first to the left, all others to the right, styled for ``click.echo``."""
-    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
-    lines = [_line(heads, widths), *(_line(row, widths) for row in rows)]
-    return "\n".join([click.style(lines[0], bold=True), *lines[1:]])
+def table(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Collection[str] = ()
+) -> str:
+    """Return columns, those of numbers to the right, styled for ``click.echo``."""
+    columns = [
+        _column(column, right=column[0] in numbers) for column in zip(heads, *rows, strict=True)
+    ]
+    first, *others = ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
+    return "\n".join([click.style(first, bold=True), *others])
 
 
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    first, *others = zip(cells, widths, strict=True)
-    rest = "".join(f"  {cell:>{width}}" for cell, width in others)
-    return f"{first[0]:{first[1]}}{rest}".rstrip()
+def _column(cells: Sequence[str], *, right: bool) -> list[str]:
+    width = max(map(len, cells))
+    return [each.rjust(width) if right else each.ljust(width) for each in cells]
