@@ -42,7 +42,7 @@ from umbel.clock import SYSTEM_CLOCK
 from umbel.config import Config
 from umbel.exceptions import ConnectionLost, ImproperlyConfigured, QueueNotFound
 from umbel.worker.launch import Shape, Worker, WorkerOptions, supervise
-from umbel.worker.supervisor import may_fork
+from umbel.worker.processes import may_fork
 
 #: Tells a process to supervise a worker of this shape without importing its application.
 SHAPE_VARIABLE = "UMBEL_WORKER_SHAPE"
@@ -63,6 +63,9 @@ class Asked:
     pool: Literal["prefork", "threads", "solo"] | None
     level: int
     include: tuple[str, ...]
+    max_tasks_per_child: int | None
+    max_memory_per_child: int | None
+    autoscale: tuple[int, int] | None
 
 
 def run_worker(given: Given, asked: Asked) -> int:
@@ -125,6 +128,9 @@ def make_worker(app: Umbel, asked: Asked) -> Worker:
         exclude=asked.exclude,
         concurrency=asked.concurrency or 0,
         pool=asked.pool,
+        autoscale=asked.autoscale,
+        max_tasks_per_child=asked.max_tasks_per_child,
+        max_memory_per_child=asked.max_memory_per_child,
         before=before,
         after=after,
     )

@@ -33,6 +33,21 @@ def _pool(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -
     raise click.BadParameter(f"expected {', '.join(_POOLS)}, got {value!r}")
 
 
+def _autoscale(
+    _ctx: click.Context, _parameter: click.Parameter, value: str | None
+) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    most, _, least = value.partition(",")
+    try:
+        bounds = int(most), int(least or 1)
+    except ValueError:
+        bounds = 0, 0
+    if not 1 <= bounds[1] <= bounds[0]:
+        raise click.BadParameter(f"expected MAX,MIN such as 10,3, got {value!r}")
+    return bounds
+
+
 @click.command("worker", short_help="Run the tasks of an application.")
 @shared_options
 @click.option(
@@ -69,6 +84,24 @@ def _pool(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -
     help="What is logged; INFO shows every task.",
 )
 @click.option("-I", "--include", default="", callback=names, help="Import these modules too: a,b,…")
+@click.option(
+    "--max-tasks-per-child",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Replace a process by a fresh one after so many tasks; 0 = never.",
+)
+@click.option(
+    "--max-memory-per-child",
+    type=click.IntRange(min=0),
+    metavar="KIB",
+    help="Replace a process that uses more memory; 0 = never.",
+)
+@click.option(
+    "--autoscale",
+    callback=_autoscale,
+    metavar="MAX,MIN",
+    help="As many processes as there is work for, within these bounds.",
+)
 @click.pass_context
 def command(ctx: click.Context, /, **options: Any) -> int:
     """Run the tasks of an application until TERM or Ctrl-C.

@@ -363,6 +363,18 @@ class Settings:
         old="CELERYD_PREFETCH_MULTIPLIER",
         unused="how much a worker holds is measured in time",
     )
+    worker_max_tasks_per_child = Setting(
+        optional(INTEGER),
+        None,
+        "Tasks after which a process is replaced by a fresh one.",
+        old="CELERYD_MAX_TASKS_PER_CHILD",
+    )
+    worker_max_memory_per_child = Setting(
+        optional(INTEGER),
+        None,
+        "KiB of memory over which a process is replaced by a fresh one.",
+        old="CELERYD_MAX_MEMORY_PER_CHILD",
+    )
     worker_hijack_root_logger = Setting(
         BOOLEAN,
         False,

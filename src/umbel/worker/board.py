@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import mmap
 import struct
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -24,14 +25,15 @@ MAX_ID = 255
 _MAX_NAME = 127
 _MAX_TEXT = 127
 
-#: state, pid, processed, ready_at, consumer id, verdict
-_SLOT = struct.Struct(f"=BiQd{_MAX_TEXT + 1}p{_MAX_TEXT + 1}p")
+#: state, pid, processed, turned_at, down_since, idle_since, busy_since, worn, consumer id, verdict
 _SLOT_SIZE = 512
 #: started, deadline, id, name
 _ENTRY = struct.Struct(f"=dd{MAX_ID + 1}p{_MAX_NAME + 1}p")
 _ENTRY_SIZE = 448
-_STATE, _PID, _PROCESSED, _READY_AT = 0, 1, 5, 13
-_CONSUMER = 21
+_TIME = struct.Struct("=d")
+_PID, _PROCESSED, _WORN = 1, 5, 13
+_TURNED_AT, _DOWN_SINCE, _IDLE_SINCE, _BUSY_SINCE = 16, 24, 32, 40
+_CONSUMER = 48
 _VERDICT = _CONSUMER + _MAX_TEXT + 1
 
 
@@ -40,11 +42,19 @@ class SlotState(IntEnum):
 
     FREE = 0
     STARTING = 1
-    READY = 2
+    #: Could receive, and waits for the one before it to leave.
+    STANDBY = 2
+    READY = 3
     #: Takes nothing new, finishes what it runs.
-    STOPPING = 3
+    STOPPING = 4
+    #: Runs nothing any more; is giving back what it holds.
+    SPENT = 5
     #: Its process is dead and not yet buried.
-    GRAVE = 4
+    GRAVE = 6
+
+
+#: States of a process that lives and has a session with the broker.
+LIVING = (SlotState.STANDBY, SlotState.READY, SlotState.STOPPING, SlotState.SPENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +107,51 @@ class Slot:
         struct.pack_into("=Q", self._memory, self._offset + _PROCESSED, count)
 
     @property
+    def worn(self) -> bool:
+        """It is over a limit of tasks or memory and wants a successor."""
+        return bool(self._memory[self._offset + _WORN])
+
+    @worn.setter
+    def worn(self, worn: bool) -> None:
+        self._memory[self._offset + _WORN] = worn
+
+    @property
+    def turned_at(self) -> float:
+        """Monotonic time of the pump's last turn."""
+        return self._time(_TURNED_AT)
+
+    @turned_at.setter
+    def turned_at(self, at: float) -> None:
+        _TIME.pack_into(self._memory, self._offset + _TURNED_AT, at)
+
+    @property
+    def down_since(self) -> float:
+        """Monotonic time since which the broker does not answer; 0 = it does."""
+        return self._time(_DOWN_SINCE)
+
+    @down_since.setter
+    def down_since(self, at: float) -> None:
+        _TIME.pack_into(self._memory, self._offset + _DOWN_SINCE, at)
+
+    @property
+    def idle_since(self) -> float:
+        """Monotonic time since which it holds no work; 0 = it holds some."""
+        return self._time(_IDLE_SINCE)
+
+    @idle_since.setter
+    def idle_since(self, at: float) -> None:
+        _TIME.pack_into(self._memory, self._offset + _IDLE_SINCE, at)
+
+    @property
+    def busy_since(self) -> float:
+        """Monotonic time since which it was never idle for long; of use if it is not idle."""
+        return self._time(_BUSY_SINCE)
+
+    @busy_since.setter
+    def busy_since(self, at: float) -> None:
+        _TIME.pack_into(self._memory, self._offset + _BUSY_SINCE, at)
+
+    @property
     def consumer_id(self) -> str:
         """The consumer whose deliveries the child holds."""
         return self._text(_CONSUMER)
@@ -144,6 +199,17 @@ class Slot:
             started, deadline, ident, name = _ENTRY.unpack_from(self._memory, at)
             found.append(Running(ident.decode(), name.decode(errors="replace"), started, deadline))
         return found
+
+    def keep_only(self, ids: Collection[str]) -> None:
+        """End the entries of all others. For the supervisor, when the process is dead."""
+        for index in self._used():
+            at = self._first + index * _ENTRY_SIZE
+            if _ENTRY.unpack_from(self._memory, at)[2].decode() not in ids:
+                self.end(index)
+
+    def _time(self, at: int) -> float:
+        found: tuple[float] = _TIME.unpack_from(self._memory, self._offset + at)
+        return found[0]
 
     def _used(self) -> list[int]:
         flags = self._memory[self._flags : self._first]

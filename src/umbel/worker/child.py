@@ -1,13 +1,14 @@
 """A worker child: a process around one engine. Its main thread runs the synchronous tasks.
 
-Signals: TERM = finish what runs, until the deadline the supervisor gave; QUIT = give everything
-back and end now. INT is ignored: a terminal sends it to the whole group, and the supervisor
-decides.
+Signals: TERM = finish what runs, until the deadline the supervisor gave; HUP = finish what runs,
+however long it takes, because others do the work; QUIT = give everything back and end now. INT is
+ignored: a terminal sends it to the whole group, and the supervisor decides.
 """
 
 from __future__ import annotations
 
 import gc
+import math
 import os
 import signal
 import sys
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from types import FrameType
 
 from umbel.clock import SYSTEM_CLOCK
-from umbel.worker.board import Slot
+from umbel.worker.board import Slot, SlotState
 from umbel.worker.engine import Engine
 
 #: Seconds between thread switches; beside CPU-bound tasks the pump gets the interpreter this soon.
@@ -36,6 +37,8 @@ class ChildPlan:
     on_ready: Callable[[], object]
     on_start: Callable[[], object]
     on_stop: Callable[[], object]
+    #: Returns when a successor may begin; None = it may at once.
+    wait_for_turn: Callable[[], None] | None = None
     #: INT stops it too, as when it is alone in the terminal.
     interruptible: bool = False
 
@@ -47,6 +50,10 @@ def run_child(plan: ChildPlan, slot: Slot) -> None:
     engine = plan.make_engine(slot, plan.parent_lives)
     _install_signals(engine, plan)
     plan.on_start()
+    if plan.wait_for_turn is not None:
+        slot.state = SlotState.STANDBY
+        plan.on_ready()
+        plan.wait_for_turn()
     engine.start(lane_here=True)
     plan.on_ready()
     watcher = threading.Thread(target=_exit_when_stopped, args=(engine, plan), daemon=True)
@@ -66,11 +73,15 @@ def _install_signals(engine: Engine, plan: ChildPlan) -> None:
         engine.stop(SYSTEM_CLOCK.monotonic() + (0.0 if at_once else plan.patience))
         asked = True
 
+    def retire(_signum: int, _frame: FrameType | None) -> None:
+        engine.stop(math.inf)
+
     def cold(_signum: int, _frame: FrameType | None) -> None:
         engine.stop(SYSTEM_CLOCK.monotonic())
 
     signal.signal(signal.SIGTERM, warm)
     signal.signal(signal.SIGQUIT, cold)
+    signal.signal(signal.SIGHUP, warm if plan.interruptible else retire)
     signal.signal(signal.SIGINT, warm if plan.interruptible else signal.SIG_IGN)
 
 

@@ -18,7 +18,9 @@ from umbel.worker.board import Slot, SlotState
 from umbel.worker.lane import Lane
 from umbel.worker.limits import SignalLimit, SoftLimit, ThreadLimit
 from umbel.worker.loop import Loop
+from umbel.worker.pulse import Pulse
 from umbel.worker.pump import Parts, Pump
+from umbel.worker.recycling import Allowance
 from umbel.worker.service import Service
 from umbel.worker.window import TARGET, Window
 
@@ -36,6 +38,11 @@ class Plan:
     #: Seconds of work to hold per lane beyond what it runs.
     window: float = TARGET
     parent_lives: Callable[[], bool] = lambda: True
+    #: Tasks it may be handed, and KiB of memory it may use, before it wants a successor.
+    max_tasks: int | None = None
+    max_memory: int | None = None
+    #: Makes the supervisor look at the board.
+    ring: Callable[[], object] = lambda: None
 
 
 class Engine:
@@ -68,7 +75,8 @@ class Engine:
                 make_loop=self._make_loop,
                 embedded=transport.capabilities.embedded,
                 parent_lives=plan.parent_lives,
-                count=self._count,
+                pulse=Pulse(slot, plan.ring),
+                allowance=Allowance(plan.max_tasks, plan.max_memory),
             )
         )
         self._threads = [threading.Thread(target=self._pump.run, name="umbel-pump")]
@@ -85,9 +93,11 @@ class Engine:
             )
             thread.start()
             ready.wait()
+        self._slot.busy_since = self._slot.turned_at = SYSTEM_CLOCK.monotonic()
         for thread in self._threads:
             thread.start()
-        self._slot.state = SlotState.READY
+        if self._slot.state is not SlotState.STOPPING:
+            self._slot.state = SlotState.READY
 
     def run_here(self) -> None:
         """Run synchronous tasks in this thread, with signals, until the engine stops."""
@@ -95,7 +105,8 @@ class Engine:
 
     def stop(self, deadline: float) -> None:
         """Receive no more; end when what runs is done, or at this monotonic time. Signal-safe."""
-        self._slot.state = SlotState.STOPPING
+        if self._slot.state is not SlotState.SPENT:
+            self._slot.state = SlotState.STOPPING
         self._pump.stop(deadline)
 
     def join(self, timeout: float | None = None) -> bool:
@@ -127,6 +138,3 @@ class Engine:
             first_entry=self._plan.lanes,
             pid=self._pid,
         )
-
-    def _count(self, ended: int) -> None:
-        self._slot.processed += ended

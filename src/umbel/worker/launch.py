@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import signal
 import threading
@@ -21,13 +23,15 @@ from umbel.serializers import accepted
 from umbel.task import Task
 from umbel.topology import Queue, Topology
 from umbel.wire.task import Request
+from umbel.worker.autoscale import Autoscaler
 from umbel.worker.board import Board, Slot, SlotState
 from umbel.worker.child import ChildPlan, run_child
 from umbel.worker.cpus import available_cpus
 from umbel.worker.engine import Engine, Plan
 from umbel.worker.node import Node, NodePlan
+from umbel.worker.processes import ParentLives, Wait
 from umbel.worker.service import Service
-from umbel.worker.supervisor import ParentLives, Supervisor, SupervisorPlan
+from umbel.worker.supervisor import Supervisor, SupervisorPlan
 
 #: Namespace of the ids derived from a task's id.
 _FOLLOW_UPS = uuid.UUID("5f0f4d0e-6f3c-4b07-9a55-0d6f6c1f3b1e")
@@ -76,6 +80,11 @@ class WorkerOptions:
     #: Processes or threads that run tasks; 0 = worker_concurrency, else the available CPUs.
     concurrency: int = 0
     pool: Literal["prefork", "threads", "solo"] | None = None
+    #: Most and least processes; None = always as many as ``concurrency`` says.
+    autoscale: tuple[int, int] | None = None
+    #: None = as configured; 0 = no limit.
+    max_tasks_per_child: int | None = None
+    max_memory_per_child: int | None = None
     #: Compiled into every task, for logs; nothing = they cost nothing.
     before: tuple[BeforeHook, ...] = ()
     after: tuple[AfterHook, ...] = ()
@@ -92,6 +101,8 @@ class Shape:
     entries: int
     #: Seconds that running tasks have at a warm shutdown.
     patience: float
+    #: Least processes, if their number follows the load; 0 = it does not.
+    least: int = 0
 
 
 class Worker:
@@ -101,12 +112,21 @@ class Worker:
         self.app = app
         self.node = ids.node_name(options.node)
         self.pool = options.pool or app.conf.worker_pool
-        self.concurrency = options.concurrency or app.conf.worker_concurrency or available_cpus()
+        most, self.least = options.autoscale or (0, 0)
+        self.concurrency = (
+            most or options.concurrency or app.conf.worker_concurrency or available_cpus()
+        )
         self.queues = _chosen_queues(app.router, self.node, options)
         self._options = options
         self._patience: float = app.conf.worker_soft_shutdown_timeout
         self._lease: float = app.conf.worker_lease
+        self._max_tasks = _given(options.max_tasks_per_child, app.conf.worker_max_tasks_per_child)
+        self._max_memory = _given(
+            options.max_memory_per_child, app.conf.worker_max_memory_per_child
+        )
         self._in_processes = self.pool == "prefork"
+        if self.least and not self._in_processes:
+            raise ImproperlyConfigured("autoscale needs the pool prefork: it starts processes")
         self._lanes = self.concurrency if self.pool == "threads" else 1
         self._entries = self._lanes + app.conf.worker_async_concurrency
 
@@ -125,10 +145,16 @@ class Worker:
             processes=self.concurrency if self._in_processes else 1,
             entries=self._entries,
             patience=self._patience,
+            least=self.least,
         )
 
     def make_engine(
-        self, slot: Slot, parent_lives: Callable[[], bool], *, servers: Servers | None = None
+        self,
+        slot: Slot,
+        parent_lives: Callable[[], bool],
+        *,
+        servers: Servers | None = None,
+        ring: Callable[[], None] = lambda: None,
     ) -> Engine:
         """Make an engine in this process; unless given, its servers are opened here."""
         servers = servers or self.app.servers()
@@ -142,6 +168,9 @@ class Worker:
                 lease=self._lease,
                 window=self.app.conf.worker_window,
                 parent_lives=parent_lives,
+                max_tasks=self._max_tasks,
+                max_memory=self._max_memory,
+                ring=ring,
             ),
             self._service(),
             transport=transport,
@@ -188,15 +217,23 @@ class Worker:
             for name, task in self.app.tasks.items()
         }
 
-    def child_main(self, slot: Slot, ready_fd: int, parent_lives: ParentLives) -> None:
+    def child_main(
+        self, slot: Slot, ring_fd: int, parent_lives: ParentLives, wait: Wait | None
+    ) -> None:
         """Be a child of the supervisor; does not return."""
+
+        def ring() -> None:
+            with contextlib.suppress(BlockingIOError, BrokenPipeError):  # awake, or gone
+                os.write(ring_fd, b"r")
+
         plan = ChildPlan(
             parent_lives=parent_lives,
-            make_engine=self.make_engine,
+            make_engine=functools.partial(self.make_engine, ring=ring),
             patience=self._patience,
-            on_ready=lambda: os.write(ready_fd, b"r"),
+            on_ready=ring,
             on_start=lambda: signals.worker_process_init.send(None),
             on_stop=lambda: signals.worker_process_shutdown.send(None, pid=os.getpid(), exitcode=0),
+            wait_for_turn=wait,
         )
         run_child(plan, slot)
 
@@ -247,8 +284,13 @@ def supervise(shape: Shape, make_worker: Callable[[], Worker], on_ready: Callabl
         node_main=lambda *given: make_worker().node_main(board, *given),
         patience=shape.patience,
         on_ready=on_ready,
+        autoscaler=Autoscaler(shape.processes, shape.least) if shape.least else None,
     )
     return Supervisor(plan).run()
+
+
+def _given(option: int | None, configured: int | None) -> int | None:
+    return (configured if option is None else option) or None
 
 
 def _derived_id(request: Request, number: int) -> str:

@@ -19,7 +19,7 @@ from umbel import telemetry
 from umbel.clock import SYSTEM_CLOCK
 from umbel.exceptions import TransportError
 from umbel.servers.seams import DeadConsumer, Ledger, Transport
-from umbel.worker.board import Board, Slot, SlotState
+from umbel.worker.board import LIVING, Board, Slot, SlotState
 
 logger = logging.getLogger("umbel.worker")
 
@@ -122,7 +122,7 @@ class Node:
             slot.clear()
 
     def _renew(self) -> None:
-        living = self._plan.board.in_state(SlotState.READY, SlotState.STOPPING)
+        living = self._plan.board.in_state(*LIVING)
         consumers = [slot.consumer_id for slot in living if slot.consumer_id]
         if consumers:
             lost = self._transport.renew(consumers, lease=self._plan.lease)

@@ -35,6 +35,8 @@ from umbel.message import Delivery, Effects, Ending
 from umbel.servers.seams import Committer, Consumer
 from umbel.worker.lane import Desk, Done, Gate, Item, Lane
 from umbel.worker.loop import Loop
+from umbel.worker.pulse import Pulse
+from umbel.worker.recycling import Allowance
 from umbel.worker.service import Prepared, Service
 from umbel.worker.window import Window
 
@@ -113,8 +115,10 @@ class Parts:
     embedded: bool
     #: Tells whether the process that started this one still lives.
     parent_lives: Callable[[], bool]
-    #: Told how many tasks were ended by a commit.
-    count: Callable[[int], None]
+    #: What it says of itself on the board.
+    pulse: Pulse
+    #: How much it may do before it is worn.
+    allowance: Allowance
 
 
 class Pump:
@@ -138,6 +142,8 @@ class Pump:
         self._alone = False
         self._loop: Loop | None = None
         self._async_share = 0.0
+        #: It wants a successor, and receives no more.
+        self._worn = False
         self._stop_by: float | None = None
         self._outage_since: float | None = None
         self._failures = 0
@@ -164,6 +170,7 @@ class Pump:
     # -- one turn ---------------------------------------------------------------------------------
 
     def _turn(self) -> None:
+        self._parts.pulse.turn()
         try:
             with self._quiet:
                 self._commit()
@@ -198,18 +205,20 @@ class Pump:
         for refusal in report.refused:
             self._leave(self._parts.service.instead(refusal))
         ended = sum(1 for effects in batch if effects.ending is not Ending.KEEP)
-        self._parts.count(ended - len(report.refused))
+        self._parts.pulse.count(ended - len(report.refused))
         telemetry.emit("delivery.committed", count=len(batch), stale=len(report.stale))
 
     def _take(self) -> bool:
         """Receive what is there without waiting; tell whether something was."""
-        room = 0 if self._isolates() else self._room()
+        room = self._room_now()
         if room:
             self._received(self._parts.consumer.receive(room, 0.0))
         return bool(self._unfed)
 
     def _receive_or_wait(self) -> None:
-        room = 0 if self._isolates() else self._room()
+        room = self._room_now()
+        if not self._busy():
+            self._parts.pulse.idle()
         if not room:
             self._wait()
             return
@@ -226,6 +235,7 @@ class Pump:
         self._flowing = bool(deliveries)
         self._unfed = deliveries
         if deliveries:
+            self._parts.pulse.busy()
             telemetry.emit("delivery.received", count=len(deliveries))
 
     def _wait(self) -> None:
@@ -235,6 +245,23 @@ class Pump:
             self._retract()
 
     # -- how much to hold -------------------------------------------------------------------------
+
+    def _room_now(self) -> int:
+        allowance = self._parts.allowance
+        if (allowance.limited and self._worn_out(allowance)) or self._isolates():
+            return 0
+        return min(self._room(), allowance.left)
+
+    def _worn_out(self, allowance: Allowance) -> bool:
+        allowance.look(_monotonic())
+        if allowance.why and not self._worn:
+            self._worn = True
+            telemetry.emit("child.worn", why=allowance.why)
+            logger.info("This process will be replaced: %s", allowance.why)
+            self._parts.pulse.worn()
+        if allowance.far_over:
+            self._retract()
+        return self._worn
 
     def _room(self) -> int:
         idle = sum(1 for lane in self._parts.lanes if not lane.busy_since)
@@ -295,12 +322,14 @@ class Pump:
     def _hand_over(self, items: list[Item]) -> None:
         if not items:
             return
+        self._parts.allowance.use(len(items))
         size = sum(len(item.delivery.message.body) for item in items) // len(items)
         self._parts.window.hold([item.name for item in items], size)
         for item in items:
             self.desk.inbox.put(item)
 
     def _start(self, items: list[Item]) -> None:
+        self._parts.allowance.use(len(items))
         for held in (True, False):
             batch: list[Prepared] = []
             for item in items:
@@ -324,14 +353,17 @@ class Pump:
 
     def _isolates(self) -> bool:
         """Run suspects one at a time with nothing beside them; tell whether one waits or runs."""
-        busy = self._parts.window.held or (self._loop is not None and self._loop.count)
-        if not busy:
+        if not self._busy():
             self._alone = bool(self._suspects)
             if self._suspects:
                 delivery = self._suspects.popleft()
                 self._unfed = [dataclasses.replace(delivery, suspect=False)]
                 self._feed()
         return self._alone or bool(self._suspects)
+
+    def _busy(self) -> bool:
+        loop = self._loop
+        return bool(self._parts.window.held or (loop is not None and loop.count))
 
     def _retract(self) -> None:
         """Give back what has not begun."""
@@ -348,6 +380,7 @@ class Pump:
             pass
         for item in kept:
             self.desk.inbox.put(item)
+        self._parts.allowance.use(-len(back))
         back += [*self._suspects, *self._unfed]
         self._suspects.clear()
         self._unfed = []
@@ -360,6 +393,7 @@ class Pump:
     def _outage(self, error: TransportError) -> None:
         if self._outage_since is None:
             self._outage_since = _monotonic()
+            self._parts.pulse.down(self._outage_since)
             telemetry.emit("connection.lost", error=error)
             logger.error("The broker does not answer, trying again: %s", error)
         self._failures += 1
@@ -374,6 +408,7 @@ class Pump:
             logger.warning("The broker answers again after %.1f s", seconds)
             telemetry.emit("connection.restored", seconds=seconds)
             self._outage_since, self._failures = None, 0
+            self._parts.pulse.down(0.0)
 
     def _finished(self) -> bool:
         if not self._parts.parent_lives():
@@ -387,6 +422,7 @@ class Pump:
         return (idle and empty and not running) or _monotonic() >= self._stop_by
 
     def _end(self) -> None:
+        self._parts.pulse.spent()
         try:
             while self._pending or self.desk.outbox:
                 self._commit()

@@ -6,10 +6,16 @@ next hard time limit on the board.
 
     TERM, INT   warm: children finish what they run; after ``patience`` seconds, give it back
     again, QUIT cold: everything is given back now
+    HUP         warm, and then the worker starts anew, with the program as it is by then
+    USR1        every process writes the stacks of its threads to stderr
     CHLD        reap; mark the slot as a grave for the node; start a successor
 
+What is to be decided is decided elsewhere, by pure functions of what the board shows: who is
+replaced in ``recycling``, how many there are in ``autoscale``.
+
 A child that dies before it was ready is restarted with back-off. A child of its own keeps nothing
-alive: when the supervisor is gone, children see that their parent changed and stop.
+alive: when the supervisor is gone, children see that their parent changed and stop. As the first
+process of a container it also reaps what tasks leave behind.
 """
 
 from __future__ import annotations
@@ -18,32 +24,39 @@ import logging
 import os
 import select
 import signal
-import sys
-import threading
-import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from types import FrameType
 
 from umbel import backoff, telemetry
 from umbel.clock import SYSTEM_CLOCK
-from umbel.worker.board import Board, Slot, SlotState
+from umbel.worker import recycling
+from umbel.worker.autoscale import Autoscaler, Load
+from umbel.worker.board import LIVING, Board, Slot, SlotState
+from umbel.worker.processes import (
+    Child,
+    Family,
+    ParentLives,
+    Wait,
+    dump_stacks,
+    how_it_ended,
+    send,
+)
 
 logger = logging.getLogger("umbel.worker")
 
 #: Seconds between a child's own deadline at shutdown and the signal that ends it.
-KILL_AFTER = 5.0
+KILL_AFTER = 1.0
 #: Longest sleep in seconds: a child may begin a task with a hard limit while the supervisor sleeps.
 LONGEST_SLEEP = 0.25
 #: Seconds that the node has to end.
 NODE_PATIENCE = 5.0
+#: What ``run`` returns when the worker shall start anew.
+RESTART = -1
+
+_WARM, _COLD = 1, 2
 
 _monotonic = SYSTEM_CLOCK.monotonic
-
-
-#: Tells a forked process whether the supervisor that forked it still lives.
-ParentLives = Callable[[], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,32 +65,29 @@ class SupervisorPlan:
 
     board: Board
     concurrency: int
-    #: Runs in the forked child; does not return.
-    child_main: Callable[[Slot, int, ParentLives], None]
+    #: Runs in the forked child; does not return. A successor gets what waits for its turn.
+    child_main: Callable[[Slot, int, ParentLives, Wait | None], None]
     #: Runs in the forked node; returns when it shall end. Gets the fd that wakes it.
     node_main: Callable[[int, ParentLives], None]
     #: Seconds that running tasks have at a warm shutdown.
     patience: float
     on_ready: Callable[[], None]
-
-
-@dataclass(slots=True)
-class _Child:
-    pid: int
-    slot: Slot
-    killed: bool = False
+    #: Decides how many children there are, instead of ``concurrency``.
+    autoscaler: Autoscaler | None = None
+    #: Called in every turn, at least four times a second.
+    on_turn: Callable[[], None] = lambda: None
+    #: Called when the end begins.
+    on_stop: Callable[[], None] = lambda: None
 
 
 @dataclass(slots=True)
 class _State:
-    children: dict[int, _Child] = field(default_factory=dict)
-    node_pid: int = 0
-    node_wake_fd: int = -1
     early_deaths: int = 0
     start_after: float = 0.0
     announced: bool = False
     #: 0 = running, 1 = warm shutdown, 2 = cold.
     stopping: int = 0
+    restarting: bool = False
     kill_at: float = 0.0
 
 
@@ -87,51 +97,79 @@ class Supervisor:
     def __init__(self, plan: SupervisorPlan) -> None:
         self._plan = plan
         self._state = _State()
-        self._pid = os.getpid()
         self._read_fd, self._write_fd = os.pipe()
         for fd in (self._read_fd, self._write_fd):
             os.set_blocking(fd, False)
+        self._family = Family(plan.child_main, plan.node_main, self._write_fd)
+        #: By pid.
+        self._children = self._family.children
 
     def run(self) -> int:
-        """Supervise until told to stop; return the exit code."""
+        """Supervise until told to stop; return the exit code, or RESTART."""
         self._install_signals()
-        self._start_node()
+        self._family.start_node()
         while not self._over():
+            self._scale()
+            self._replace()
             self._start_missing()
+            self._tell_of_the_end()
+            self._plan.on_turn()
             self._sleep()
             self._reap()
             self._announce()
             self._end_overdue()
         self._stop_node()
-        return 0
+        return RESTART if self._state.restarting else 0
 
     # -- signals and sleeping ---------------------------------------------------------------------
 
     def _install_signals(self) -> None:
         signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda _signum, _frame: None)
-        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
             signal.signal(signum, self._on_stop)
+        signal.signal(signal.SIGUSR1, self._on_usr1)
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # Celery's debugger; children inherit it
 
     def _on_stop(self, signum: int, _frame: FrameType | None) -> None:
         state = self._state
-        state.stopping = 2 if state.stopping or signum == signal.SIGQUIT else 1
-        patience = self._plan.patience if state.stopping == 1 else 0.0
+        if signum == signal.SIGHUP and state.stopping:
+            return
+        was_restarting, state.restarting = state.restarting, signum == signal.SIGHUP
+        again = state.stopping and not was_restarting
+        state.stopping = _COLD if again or signum == signal.SIGQUIT else _WARM
+        patience = self._plan.patience if state.stopping == _WARM else 0.0
         _say(
             f"warm shutdown: running tasks have {patience:g} s; the same signal again ends at once"
-            if state.stopping == 1
+            if state.stopping == _WARM
             else "cold shutdown: what runs is given back"
         )
         state.kill_at = _monotonic() + patience + KILL_AFTER
-        for child in state.children.values():
-            _kill(child.pid, signal.SIGTERM if state.stopping == 1 else signal.SIGQUIT)
+
+    def _on_usr1(self, signum: int, _frame: FrameType | None) -> None:
+        dump_stacks()
+        for pid in (*self._children, self._family.node_pid):
+            send(pid, signum)
+
+    def _tell_of_the_end(self) -> None:
+        """Pass a shutdown on; not in the handler, which may come in the middle of a fork."""
+        state = self._state
+        if not state.stopping:
+            return
+        if not any(child.told for child in self._children.values()):
+            self._plan.on_stop()
+        for child in self._children.values():
+            if child.told < state.stopping:
+                child.told = state.stopping
+                send(child.pid, signal.SIGTERM if state.stopping == _WARM else signal.SIGQUIT)
+                child.begin()
 
     def _sleep(self) -> None:
         wake_at = _monotonic() + LONGEST_SLEEP
         state = self._state
-        for child in state.children.values():
+        for child in self._children.values():
             for running in child.slot.running():
-                if running.deadline and not child.killed:
+                if running.deadline and not child.condemned:
                     wake_at = min(wake_at, running.deadline)
         if state.start_after:
             wake_at = min(wake_at, state.start_after)
@@ -145,89 +183,95 @@ class Supervisor:
             os.read(self._read_fd, 4096)
 
     def _over(self) -> bool:
-        return bool(self._state.stopping and not self._state.children)
+        return bool(self._state.stopping and not self._children)
+
+    # -- how many, and who takes whose place ------------------------------------------------------
+
+    @property
+    def _wanted(self) -> int:
+        scaler = self._plan.autoscaler
+        return self._plan.concurrency if scaler is None else scaler.wanted
+
+    def _scale(self) -> None:
+        scaler = self._plan.autoscaler
+        if scaler is None or self._state.stopping:
+            return
+        before = scaler.wanted
+        loads = [
+            Load(child.pid, child.slot.idle_since, child.slot.busy_since)
+            for child in self._children.values()
+            if child.slot.state is SlotState.READY and not child.retiring
+        ]
+        for pid in scaler.look(_monotonic(), loads):
+            self._retire(self._children[pid])
+        if scaler.wanted != before:
+            logger.info("Autoscale: %d processes instead of %d", scaler.wanted, before)
+
+    def _seen(self) -> list[recycling.Seen]:
+        return [
+            recycling.Seen(
+                child.pid, child.slot.state, child.slot.worn, child.follows, child.retiring
+            )
+            for child in self._children.values()
+        ]
+
+    def _replace(self) -> None:
+        if self._state.stopping:
+            return
+        for step, pid in recycling.steps(self._seen()):
+            child = self._children[pid]
+            match step:
+                case recycling.Step.SUCCEED:
+                    self._start(follows=pid)
+                case recycling.Step.RETIRE:
+                    self._retire(child)
+                case recycling.Step.BEGIN:
+                    child.begin()
+
+    def _retire(self, child: Child) -> None:
+        child.retiring = True
+        send(child.pid, signal.SIGHUP)
 
     # -- starting ---------------------------------------------------------------------------------
 
     def _start_missing(self) -> None:
-        state = self._state
-        if state.stopping:
+        if self._state.stopping:
             return
-        if state.start_after and _monotonic() < state.start_after:
-            return
-        state.start_after = 0.0
-        while len(state.children) < self._plan.concurrency:
-            slot = self._plan.board.free()
-            if slot is None:  # the node has not buried the dead yet
-                state.start_after = _monotonic() + 0.1
+        for _ in range(self._wanted - recycling.places(self._seen())):
+            if not self._start():
                 return
-            self._start_child(slot)
 
-    def _start_child(self, slot: Slot) -> None:
-        slot.clear()
-        slot.state = SlotState.STARTING
-        pid = os.fork()
-        if not pid:
-            os.close(self._state.node_wake_fd)
-            self._become(lambda: self._plan.child_main(slot, self._write_fd, self._lives))
-        slot.pid = pid
-        self._state.children[pid] = _Child(pid, slot)
-        telemetry.emit("child.started", pid=pid)
-
-    def _start_node(self) -> None:
-        read_fd, write_fd = os.pipe()
-        os.set_blocking(write_fd, False)
-        pid = os.fork()
-        if not pid:
-            os.close(write_fd)
-            self._become(lambda: self._plan.node_main(read_fd, self._lives))
-        os.close(read_fd)
-        self._state.node_pid = pid
-        self._state.node_wake_fd = write_fd
-
-    def _become(self, main: Callable[[], None]) -> None:
-        """In the forked process: leave everything of the supervisor behind and run ``main``."""
-        code = 1
-        try:
-            signal.set_wakeup_fd(-1)
-            for signum in (signal.SIGTERM, signal.SIGQUIT, signal.SIGCHLD):
-                signal.signal(signum, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            main()
-            code = 0
-        except BaseException:  # noqa: BLE001 -- nothing may unwind into the supervisor's frames
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-
-    def _lives(self) -> bool:
-        # Compared with the pid from before the fork: who is forked just before the supervisor dies
-        # must not take its new parent for it.
-        return os.getppid() == self._pid
+    def _start(self, *, follows: int = 0) -> bool:
+        """Start a child, if the time has come and there is a slot; tell whether it was."""
+        state = self._state
+        if state.start_after and _monotonic() < state.start_after:
+            return False
+        state.start_after = 0.0
+        slot = self._plan.board.free()
+        if slot is None:  # the node has not buried the dead yet
+            state.start_after = _monotonic() + 0.1
+            return False
+        self._family.start_child(slot, follows=follows)
+        return True
 
     # -- ending -----------------------------------------------------------------------------------
 
     def _reap(self) -> None:
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if not pid:
-                return
-            if pid == self._state.node_pid:
+        for pid, code in self._family.reap():
+            if pid == self._family.node_pid:
                 self._node_died()
-            elif pid in self._state.children:
-                self._child_died(self._state.children.pop(pid), os.waitstatus_to_exitcode(status))
+            elif pid in self._children:
+                self._child_died(self._children.pop(pid), code)
 
-    def _child_died(self, child: _Child, code: int) -> None:
+    def _child_died(self, child: Child, code: int) -> None:
         slot, state = child.slot, self._state
-        was_ready = slot.state in (SlotState.READY, SlotState.STOPPING)
+        was_ready = slot.state in LIVING
         running = slot.running()
+        if child.condemned:
+            slot.keep_only(child.condemned)  # what ran beside them goes back free
         slot.state = SlotState.GRAVE
-        self._wake_node()
+        self._family.wake_node()
+        child.begin()  # closes its pipe
         telemetry.emit("child.ended", pid=child.pid, code=code)
         if was_ready:
             state.early_deaths = 0
@@ -235,85 +279,56 @@ class Supervisor:
             state.early_deaths += 1
             pause = backoff.exponential(state.early_deaths, 0.1, maximum=30.0, jitter=False)
             state.start_after = _monotonic() + pause
-        if code == 0 and not running:
+        if not running and (code == 0 or child.told):
             return
         what = ", ".join(f"{each.name}[{each.id}]" for each in running[:5]) or "no task"
-        logger.error("Process %d %s while running %s", child.pid, _how_it_ended(code), what)
+        logger.error("Process %d %s while running %s", child.pid, how_it_ended(code), what)
 
     def _node_died(self) -> None:
-        os.close(self._state.node_wake_fd)
-        if self._state.stopping and not self._state.children:
-            self._state.node_pid = 0
+        family = self._family
+        family.let_node_end()
+        if self._over():
+            family.node_pid = 0
             return
-        logger.error("The node process %d died; starting another", self._state.node_pid)
-        self._start_node()
-
-    def _wake_node(self) -> None:
-        try:
-            os.write(self._state.node_wake_fd, b"g")
-        except (BlockingIOError, BrokenPipeError):
-            return  # it is awake, or dead and its successor will look
+        logger.error("The node process %d died; starting another", family.node_pid)
+        family.start_node()
 
     def _end_overdue(self) -> None:
         now = _monotonic()
-        for child in self._state.children.values():
+        for child in self._children.values():
             if self._state.stopping and now >= self._state.kill_at:
-                _kill(child.pid, signal.SIGKILL)
+                send(child.pid, signal.SIGKILL)
                 continue
             over = [r for r in child.slot.running() if r.deadline and r.deadline <= now]
-            if over and not child.killed:
-                child.killed = True
+            if over and not child.condemned:
+                child.condemned = frozenset(running.id for running in over)
                 limit = over[0].deadline - over[0].started
                 child.slot.verdict = f"time-limit {limit:g}"
                 logger.error(
                     "Hard time limit (%gs) exceeded for %s[%s]", limit, over[0].name, over[0].id
                 )
-                _kill(child.pid, signal.SIGKILL)
+                send(child.pid, signal.SIGKILL)
 
     def _announce(self) -> None:
-        ready = sum(child.slot.state is SlotState.READY for child in self._state.children.values())
-        if not self._state.announced and ready == self._plan.concurrency:
+        ready = sum(child.slot.state is SlotState.READY for child in self._children.values())
+        if not self._state.announced and ready >= self._wanted:
             self._state.announced = True
             self._plan.on_ready()
 
     def _stop_node(self) -> None:
-        """Close the node's pipe, which ends it; a signal could come before it listens."""
-        state = self._state
-        if not state.node_pid:
+        pid = self._family.node_pid
+        if not pid:
             return
-        os.close(state.node_wake_fd)
+        self._family.let_node_end()
         deadline = _monotonic() + NODE_PATIENCE
-        while os.waitpid(state.node_pid, os.WNOHANG)[0] == 0:
+        while os.waitpid(pid, os.WNOHANG)[0] == 0:
             if _monotonic() >= deadline:
-                _kill(state.node_pid, signal.SIGKILL)
-                os.waitpid(state.node_pid, 0)
+                send(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
                 return
             self._wait(deadline - _monotonic())
-
-
-def may_fork() -> bool:
-    """Tell whether this process has no other threads, so that a fork copies no held lock."""
-    if threading.active_count() > 1:
-        return False
-    try:
-        return sum(1 for _ in Path("/proc/self/task").iterdir()) == 1
-    except OSError:
-        return True  # no /proc here (macOS): Python's own count has to do
 
 
 def _say(text: str) -> None:
     """Tell the operator, whatever the log level is; from a signal handler."""
     os.write(2, f"umbel: {text}\n".encode())
-
-
-def _kill(pid: int, signum: int) -> None:
-    try:
-        os.kill(pid, signum)
-    except ProcessLookupError:
-        return
-
-
-def _how_it_ended(code: int) -> str:
-    if code >= 0:
-        return f"exited with code {code}"
-    return f"was ended by {signal.Signals(-code).name}"
