@@ -24,7 +24,7 @@ from umbel.canvas.signature import Signature, maybe_signature
 from umbel.config import Config, Snapshot, import_named
 from umbel.exceptions import ImproperlyConfigured, TransportError
 from umbel.message import Message
-from umbel.opened import Opened, Servers
+from umbel.opened import Opened, Servers, clock_of
 from umbel.options import CallOptions, call_arguments, check_names
 from umbel.publisher import ONCE, Publisher, RetryPolicy
 from umbel.registry import AnyTask, TaskRegistry
@@ -333,6 +333,7 @@ class Umbel:
                 timeout=values["task_publish_timeout"],
                 largest=values["task_max_message_size"],
                 policy=policy if values["task_publish_retry"] else ONCE,
+                clock=clock_of(values),
             )
             made = self._publisher = (snapshot, publisher)
         return made[1]

@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from umbel import signals, states
+from umbel.clock import SYSTEM_CLOCK
 from umbel.message import Outcome
+from umbel.opened import clock_of
 from umbel.serializers import compress, get, json_dumps
 from umbel.wire.task import Request
 
@@ -77,6 +79,8 @@ class BoundTask:
     #: Seconds a stored result lives; None = for ever.
     result_expires: float | None = 86400.0
     retry: RetryPolicy = field(default_factory=RetryPolicy)
+    #: The wall time, as its broker sees it.
+    now: Callable[[], float] = SYSTEM_CLOCK.now
     before: tuple[BeforeHook, ...] = ()
     after: tuple[AfterHook, ...] = ()
 
@@ -138,6 +142,7 @@ def bind(
         compression=_usable(settings["result_compression"]),
         result_expires=settings["result_expires"],
         retry=retry_policy(task),
+        now=clock_of(settings).now,
         before=before + _before(task, base),
         after=after + _after(task, base),
     )

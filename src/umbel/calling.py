@@ -15,12 +15,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from umbel.arguments import Parameters
-from umbel.clock import SYSTEM_CLOCK
 from umbel.config import Snapshot
 from umbel.context import Application, current_request
 from umbel.ids import new_id, new_ids
 from umbel.message import Message
 from umbel.models import dump
+from umbel.opened import clock_of
 from umbel.options import PER_TASK, expand, zone_of
 from umbel.publisher import ONCE, RetryPolicy
 from umbel.result import AsyncResult
@@ -29,7 +29,6 @@ from umbel.serializers import warn_of_pickle
 from umbel.signals import after_task_publish, before_task_publish
 from umbel.wire.task import Request, TaskEncoder
 
-_now = SYSTEM_CLOCK.now
 _NOTHING: Mapping[str, Any] = {}
 #: Options that say where a call goes.
 _DIRECTING = frozenset({"queue", "exchange", "routing_key"})
@@ -52,6 +51,7 @@ class BoundCall:
         "_least",
         "_most",
         "_names_calls",
+        "_now",
         "_parameters",
         "_publisher",
         "_reply_to",
@@ -80,6 +80,7 @@ class BoundCall:
         self.takes_detour = self.eager or (task is not None and task.sends_itself)
         #: None if it is not here.
         self.task = task
+        self._now = clock_of(values).now
         self._parameters = parameters
         self._least = parameters.least if parameters else 0
         self._most = parameters.most if parameters else 1 << 60
@@ -130,7 +131,7 @@ class BoundCall:
             args,
             kwargs,
             id=task_id,
-            sent_at=_now(),
+            sent_at=self._now(),
             reply_to=self._reply_to,
             root_id=None if request is None else request.root_id,
             parent_id=None if request is None else request.id,
@@ -248,7 +249,7 @@ class BoundCall:
 
         Options that do not exist are ignored: they may have come from elsewhere.
         """
-        sent_at = _now()
+        sent_at = self._now()
         merged, route = self._resolved(args, kwargs, options, request=request, sent_at=sent_at)
         root_id, parent_id = _lineage(options, request)
         message = self._encoder.encode(
@@ -319,7 +320,7 @@ class BoundCall:
         """
         encode, check, least, most = self._encoder.encode, self.check, self._least, self._most
         root_id, parent_id = _lineage(options, request)
-        sent_at, reply_to, merged = _now(), self._reply_to, None
+        sent_at, reply_to, merged = self._now(), self._reply_to, None
         if self._is_fixed and not options:
             route = self._routes[0]
         else:
@@ -347,7 +348,7 @@ class BoundCall:
 
     def changes(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return options as the encoder takes them, for a retry that changes them."""
-        encoded = expand(dict(options), now=_now(), zone=self.zone)
+        encoded = expand(dict(options), now=self._now(), zone=self.zone)
         if not _DIRECTING.isdisjoint(options):
             route = self.app.router.route(options)
             self._publisher.declare(route)

@@ -26,7 +26,6 @@ from umbel.wire.task import Request
 logger = logging.getLogger("umbel.task")
 
 _monotonic = SYSTEM_CLOCK.monotonic
-_now = SYSTEM_CLOCK.now
 
 
 def execute(bound: BoundTask, request: Request) -> Outcome:
@@ -38,7 +37,8 @@ def execute(bound: BoundTask, request: Request) -> Outcome:
             for hook in bound.before:
                 hook(request)
             value = bound.run(*request.args, **request.kwargs)
-            outcome = Outcome(states.SUCCESS, value, runtime=_monotonic() - started, done_at=_now())
+            runtime = _monotonic() - started
+            outcome = Outcome(states.SUCCESS, value, runtime=runtime, done_at=bound.now())
         except BaseException as error:  # noqa: BLE001 -- whatever user code raises is its outcome
             outcome = judge(bound, request, error, _monotonic() - started)
         if bound.after:
@@ -63,7 +63,8 @@ async def execute_async(
             for hook in bound.before:
                 hook(request)
             value = await bound.run(*request.args, **request.kwargs)
-            outcome = Outcome(states.SUCCESS, value, runtime=_monotonic() - started, done_at=_now())
+            runtime = _monotonic() - started
+            outcome = Outcome(states.SUCCESS, value, runtime=runtime, done_at=bound.now())
         except BaseException as error:  # noqa: BLE001 -- whatever user code raises is its outcome
             outcome = judge(bound, request, why() or error, _monotonic() - started)
         if bound.after:
@@ -77,13 +78,13 @@ def judge(bound: BoundTask, request: Request, error: BaseException, runtime: flo
     """Turn what a task raised into its outcome."""
     match error:
         case Retry():
-            return _retried(error, runtime)
+            return _retried(error, runtime, bound.now)
         case Ignore():
             return Outcome(states.IGNORED, error=error, runtime=runtime)
         case Reject():
             return Outcome(states.REJECTED, error=error, requeue=error.requeue, runtime=runtime)
         case TaskRevokedError():
-            return Outcome(states.REVOKED, error=error, runtime=runtime, done_at=_now())
+            return Outcome(states.REVOKED, error=error, runtime=runtime, done_at=bound.now())
         case _:
             return _failed_or_retried(bound, request, error, runtime)
 
@@ -93,7 +94,7 @@ def _failed_or_retried(
 ) -> Outcome:
     policy = bound.retry
     if isinstance(error, policy.retry_for) and not isinstance(error, policy.never_for):
-        again = _retried_by_policy(policy, request, error, runtime)
+        again = _retried_by_policy(bound, request, error, runtime)
         if again is not None:
             return again
     return Outcome(
@@ -101,7 +102,7 @@ def _failed_or_retried(
         error=error,
         traceback=format_traceback(error),
         runtime=runtime,
-        done_at=_now(),
+        done_at=bound.now(),
     )
 
 
@@ -129,35 +130,36 @@ def format_traceback(error: BaseException) -> str:
         return f"{type(error).__name__}: <its text cannot be shown: {type(broken).__name__}>\n"
 
 
-def _retried(verdict: Retry, runtime: float) -> Outcome:
+def _retried(verdict: Retry, runtime: float, now: Callable[[], float]) -> Outcome:
     changes: Mapping[str, Any] = verdict.sig if isinstance(verdict.sig, Mapping) else {}
     reason = verdict.exc if verdict.exc is not None else verdict
     return Outcome(
         states.RETRY,
         error=reason,
         traceback=format_traceback(reason),
-        not_before=_when(verdict.when),
+        not_before=_when(verdict.when, now),
         changes=changes or None,
         runtime=runtime,
     )
 
 
-def _when(when: Any) -> float:
+def _when(when: Any, now: Callable[[], float]) -> float:
     if isinstance(when, dt.datetime):
         return when.timestamp()
-    return _now() + float(when) if when else 0.0
+    return now() + float(when) if when else 0.0
 
 
 def _retried_by_policy(
-    policy: RetryPolicy, request: Request, error: BaseException, runtime: float
+    bound: BoundTask, request: Request, error: BaseException, runtime: float
 ) -> Outcome | None:
+    policy = bound.retry
     if policy.max_retries is not None and request.retries >= policy.max_retries:
         return None
     return Outcome(
         states.RETRY,
         error=error,
         traceback=format_traceback(error),
-        not_before=_now() + retry_delay(policy, request.retries),
+        not_before=bound.now() + retry_delay(policy, request.retries),
         runtime=runtime,
     )
 

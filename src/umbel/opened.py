@@ -16,6 +16,7 @@ from typing import Any
 from umbel import servers
 from umbel.bridge import ResultBridge
 from umbel.bridge.process import call_after_fork
+from umbel.clock import SYSTEM_CLOCK, Clock
 from umbel.serializers import get
 from umbel.servers.ordered import OrderedCommit, SettlingByCommit
 from umbel.servers.seams import Committer, Ledger, ResultStore, Server
@@ -48,6 +49,12 @@ class _Open:
     places: tuple[Any, ...]
     servers: Servers
     bridge: ResultBridge
+
+
+def clock_of(settings: Mapping[str, Any]) -> Clock:
+    """Return the clock of the broker: due times are counted by it. Only tests choose another."""
+    clock: Clock = settings["broker_transport_options"].get("clock", SYSTEM_CLOCK)
+    return clock
 
 
 class Opened:

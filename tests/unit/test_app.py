@@ -24,6 +24,7 @@ from umbel import (
 from umbel.context import current_request
 from umbel.exceptions import AlreadyRegistered, ImproperlyConfigured, NotRegistered
 from umbel.servers.ordered import OrderedCommit
+from umbel.testing.clock import START, FakeClock
 from umbel.wire.task import Request
 
 
@@ -353,3 +354,18 @@ def test_the_current_task(app: Umbel) -> None:
         assert current_task() is app.current_task is a
     finally:
         current_request.reset(token)
+
+
+def test_due_times_are_counted_by_the_brokers_clock(request: pytest.FixtureRequest) -> None:
+    clock = FakeClock()
+    url = f"memory://{request.node.name}"
+    app = Umbel("later", url, broker_transport_options={"clock": clock})
+    app.send_task("job", countdown=60, expires=90)
+    assert sent.messages(app) == []
+    clock.advance(60)
+    (message,) = sent.messages(app)
+    assert (message.not_before, message.expires_at, message.sent_at) == (
+        START + 60,
+        START + 90,
+        START,
+    )

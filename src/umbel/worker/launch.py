@@ -18,6 +18,7 @@ from umbel.canvas.advance import Policy
 from umbel.context import Servers
 from umbel.exceptions import ImproperlyConfigured
 from umbel.message import Message
+from umbel.opened import clock_of
 from umbel.routing import Broadcast, Router
 from umbel.serializers import accepted
 from umbel.task import Task
@@ -207,6 +208,7 @@ class Worker:
             policy,
             accept=accepted(self.app.conf.accept_content),
             node=self.node,
+            now=clock_of(self.app.conf.current().values).now,
         )
 
     def _bound_tasks(self) -> dict[str, BoundTask]:

@@ -50,7 +50,6 @@ LONGEST_WAIT = 2.0
 RECONNECT, RECONNECT_MOST = 0.05, 5.0
 
 _monotonic = SYSTEM_CLOCK.monotonic
-_now = SYSTEM_CLOCK.now
 
 
 def _shown(delivery: Delivery) -> str:
@@ -284,7 +283,7 @@ class Pump:
         service = self._parts.service
         taken = self._acknowledge_early(deliveries) if service.acknowledges_early else frozenset()
         self._unfed = []
-        now = _now()
+        now = service.now()
         sync: list[Item] = []
         coroutines: list[Item] = []
         for delivery in deliveries:
@@ -304,8 +303,9 @@ class Pump:
 
     def _acknowledge_early(self, deliveries: list[Delivery]) -> frozenset[int]:
         """Acknowledge what wants it before it runs; return the identities of those that may run."""
-        now = _now()
-        early = [d for d in deliveries if self._parts.service.runs_at_most_once(d, now)]
+        service = self._parts.service
+        now = service.now()
+        early = [d for d in deliveries if service.runs_at_most_once(d, now)]
         stale = {id(d) for d in self._parts.committer.commit([Effects(d) for d in early]).stale}
         return frozenset(id(d) for d in early) - stale
 

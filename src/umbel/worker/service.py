@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from umbel import signals, states
@@ -67,11 +67,14 @@ class Service:
         *,
         accept: frozenset[str],
         node: str,
+        now: Callable[[], float] = SYSTEM_CLOCK.now,
     ) -> None:
         self.tasks = tasks
         self._policy = policy
         self._accept = accept
         self._node = node
+        #: The wall time, as the broker sees it.
+        self.now = now
         self._nameless = BoundTask("", None, _no_run)
         #: Some task is acknowledged before it runs.
         self.acknowledges_early = not all(task.acks_late for task in tasks.values())
@@ -150,7 +153,7 @@ class Service:
             return dataclasses.replace(
                 effects, ending=Ending.DEAD, reason=effects.reason or reason, publish=rest
             )
-        outcome = Outcome(states.FAILURE, error=error, dead=reason, done_at=SYSTEM_CLOCK.now())
+        outcome = Outcome(states.FAILURE, error=error, dead=reason, done_at=self.now())
         ended = self._end(delivery, outcome, ran=True)
         if effects.delivery is not None:
             return ended
@@ -246,7 +249,7 @@ class Service:
             exchange="",
             routing_key=delivery.queue,
             headers={**message.headers, UNKNOWN_HEADER: tries},
-            not_before=SYSTEM_CLOCK.now() + 2.0**tries,
+            not_before=self.now() + 2.0**tries,
         )
         return Effects(delivery, publish=(later,))
 
