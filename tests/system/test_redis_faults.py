@@ -106,7 +106,7 @@ def test_what_a_lost_reply_contained_is_given_again(server: RedisServer) -> None
     consumer = server.transport.consume(["work"], consumer_id=new_id(), lease=600.0)
     assert isinstance(consumer, RedisConsumer)
     connections = server._connections
-    arguments = (consumer._id, consumer._number, 3, consumer._lease, 1000)
+    arguments = (consumer._number, 3, 1000)
     connections.run(scripts.RESERVE, consumer._rotations[0], [arguments])
     # Then the next one gives the same, and only then the others
     first = consumer.receive(10, timeout=PATIENCE)

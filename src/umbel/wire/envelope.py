@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from binascii import a2b_base64, b2a_base64
 from typing import Any
 
 from umbel.exceptions import DecodeError
 from umbel.message import Message
 from umbel.serializers import json_chunks, json_loads, json_string, json_text
-from umbel.wire.names import AMQP_PROPERTIES, OWN, is_clean
+from umbel.wire.names import AMQP_PROPERTIES, OWN, REDELIVERED, is_clean
 from umbel.wire.times import due
 
 
@@ -24,7 +25,9 @@ def pack(message: Message, *, delivery_tag: str) -> bytes:
     else:
         more, task_id, priority = _extra(message)
     body = b2a_base64(message.body, newline=False).decode("ascii")
-    expires = "null" if message.expires_at is None else repr(message.expires_at)
+    own = "null" if message.expires_at is None else repr(message.expires_at)
+    if message.not_before:
+        own = f"{own}, {message.not_before!r}"
     return (
         f'{{"body": "{body}", '
         f'"content-encoding": {json_string(message.content_encoding)}, '
@@ -34,7 +37,7 @@ def pack(message: Message, *, delivery_tag: str) -> bytes:
         f'"delivery_info": {{"exchange": {json_string(message.exchange)}, '
         f'"routing_key": {json_string(message.routing_key)}}}, "priority": {priority}, '
         f'"body_encoding": "base64", "delivery_tag": {json_string(delivery_tag)}, '
-        f'"{OWN}": [{message.sent_at!r}, {expires}]}}}}'
+        f'"{OWN}": [{message.sent_at!r}, {own}]}}}}'
     ).encode("ascii")
 
 
@@ -55,6 +58,29 @@ def unpack(data: bytes) -> tuple[Message, str | None]:
         return _message(json_loads(data)), None
     except (DecodeError, _ProblemError) as error:
         return Message("", data, {}, "", content_type=""), str(error)
+
+
+def unacked(noted: bytes) -> tuple[str, str, int, bytes]:
+    """Return exchange, key, priority and envelope of what a worker of Celery's noted it holds.
+
+    The envelope says that it is delivered again. Never raises; an empty one means that this is no
+    message.
+    """
+    try:
+        # Not our own codec: what it does not know must come out as it went in.
+        envelope, exchange, routing_key = json.loads(noted)
+        properties = envelope["properties"]
+        for part in (envelope["headers"], properties["delivery_info"]):
+            part[REDELIVERED] = True
+        priority = properties.get("priority")
+        return (
+            _text(exchange),
+            _text(routing_key),
+            priority if type(priority) is int else 0,
+            json.dumps(envelope).encode(),
+        )
+    except (TypeError, ValueError, LookupError, RecursionError):
+        return "", "", 0, b""
 
 
 #: How many properties a message has that sets none itself: Celery's, and ours.
@@ -89,11 +115,11 @@ def _message(envelope: Any) -> Message:
     if not usable:
         texts = map(_text, texts)
     task_id, routing_key, exchange, content_type, content_encoding, reply_to = texts
-    not_before = 0.0
-    sent_at, expires_at = _own(find(OWN))
+    sent_at, expires_at, not_before = _own(find(OWN))
     if headers.get("eta") is not None or headers.get("expires") is not None:
-        not_before, said = due(headers)
-        expires_at = said if expires_at is None else expires_at
+        begins, ends = due(headers)
+        not_before = not_before or begins
+        expires_at = ends if expires_at is None else expires_at
     if type(priority) is not int:
         priority = 0
     usual = (
@@ -119,13 +145,19 @@ def _message(envelope: Any) -> Message:
     )
 
 
-def _own(told: Any) -> tuple[float, float | None]:
-    """Return when it was sent and expires, if an umbel sent it."""
+def _own(told: Any) -> tuple[float, float | None, float]:
+    """Return when it was sent, expires and may run, as far as an umbel that sent it says so."""
     match told:
         case [int() | float() as sent_at, int() | float() | None as expires_at]:
-            return float(sent_at), expires_at
+            return float(sent_at), expires_at, 0.0
+        case [
+            int() | float() as sent_at,
+            int() | float() | None as expires_at,
+            int() | float() as not_before,
+        ]:
+            return float(sent_at), expires_at, float(not_before)
         case _:
-            return 0.0, None
+            return 0.0, None, 0.0
 
 
 def _further(properties: dict[str, Any], task_id: Any) -> dict[str, Any] | None:

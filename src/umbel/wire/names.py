@@ -32,7 +32,8 @@ HEADER_ORDER: Final[tuple[str, ...]] = (
 )
 TASK_HEADERS: Final = frozenset(HEADER_ORDER)
 COMPRESSION: Final = "compression"
-#: Our own property in the Redis envelope: [sent_at, expires_at]. Others pass it on unread.
+#: Our own property in the Redis envelope: [sent_at, expires_at], and not_before if there is one.
+#: Others pass it on unread.
 OWN: Final = "umbel"
 #: Set by Celery's transport on a message that it put back.
 REDELIVERED: Final = "redelivered"
@@ -118,6 +119,11 @@ EXCEPTION_CLASSES: Final[Mapping[tuple[str, str], type[BaseException]]] = {
 #: Keys on Redis (``wire-protocol`` 2.2, 2.3, 4.1), without the user's prefix.
 BINDINGS: Final = "_kombu.binding."
 PERMANENT_BINDINGS: Final = "_kombu.binding_permanent."
+UNACKED: Final = "unacked"
+UNACKED_INDEX: Final = "unacked_index"
+#: Options that give them other names.
+UNACKED_OPTION: Final = "unacked_key"
+UNACKED_INDEX_OPTION: Final = "unacked_index_key"
 RESULT: Final = "celery-task-meta-"
 BUCKET_SEPARATOR: Final = "\x06\x16"
 PRIORITY_STEPS: Final = (0, 3, 6, 9)

@@ -30,12 +30,13 @@ dropped when it fails; the session with all it holds goes on over the next one.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from umbel import telemetry
 from umbel.exceptions import TransportError
 from umbel.message import Delivery
 from umbel.servers.redis import scripts
-from umbel.servers.redis.connection import Connections, Link, Waker, text
+from umbel.servers.redis.connection import Connections, Link, Waker, Word, text
 from umbel.servers.redis.keys import Keys
 from umbel.servers.redis.ledger import revocations
 from umbel.servers.redis.options import Options
@@ -64,11 +65,13 @@ class RedisConsumer:
         self._connections = connections
         self._keys = keys
         self._monotonic = options.clock.monotonic
+        self._now = options.clock.now
         self._id = consumer_id
         self._lease = int(lease * 1_000_000)
         self._held = keys.held + consumer_id
         self._rotations = self._rotate(list(queues))
         self._turn = 0
+        self._queues = list(queues)
         self._queue_of = {key.encode(): queue for queue in queues for key in keys.lists(queue)}
         #: How many messages we were given.
         self._number = 0
@@ -79,7 +82,7 @@ class RedisConsumer:
         self._closed = False
         self._link: Link | None = None
         try:
-            self._reserve(0)  # the lease begins now
+            self._begin(self._open_link())  # the lease begins now
         except BaseException:
             self._waker.close()
             raise
@@ -108,7 +111,7 @@ class RedisConsumer:
         self._drop_link()
         self._waker.close()
         keys = self._keys
-        arguments = (keys.held, keys.consumer, self._id, "")
+        arguments = (keys.held, keys.consumer, keys.served, self._id, "")
         try:
             self._connections.run(scripts.END_CONSUMER, [keys.leases, keys.marks], [arguments])
         except TransportError as error:
@@ -118,7 +121,7 @@ class RedisConsumer:
     def _rotate(self, queues: list[str]) -> list[list[str]]:
         """Return RESERVE's keys for each turn: by priority; each queue is first in its turn."""
         keys = self._keys
-        fixed = [keys.consumer + self._id, self._held, keys.leases, keys.marks, keys.revision]
+        fixed = [keys.consumer + self._id, self._held, keys.marks, keys.revision]
         rotations = []
         for turn in range(max(1, len(queues))):
             order = [*queues[turn:], *queues[:turn]]
@@ -132,21 +135,50 @@ class RedisConsumer:
         """Take what is there; return it and, if it is nothing, the seconds until more is due."""
         link = self._link or self._open_link()
         self._turn = (self._turn + 1) % len(self._rotations)
-        arguments = (self._id, self._number, limit, self._lease, MOST_BYTES)
         try:
-            ((number, due_in, revision, given, marks),) = link.run(
-                scripts.RESERVE, self._rotations[self._turn], [arguments]
-            )
+            number, due_in, revision, given, marks = self._ask(link, limit)
             link.pushes.clear()  # they tell of changes before this reply
             if revision != self._revision:
                 self._revoked = revocations(link, self._keys, self._monotonic)
                 self._revision = revision
+            deliveries = self._deliveries(given, dict(zip(marks[::2], marks[1::2], strict=True)))
+            if any(each.message.not_before for each in deliveries):
+                deliveries = self._park(link, deliveries)
         except BaseException:  # also what a signal raises in the middle of a reply
             self._drop_link()
             raise
         self._number = number
-        deliveries = self._deliveries(given, dict(zip(marks[::2], marks[1::2], strict=True)))
         return deliveries, LONGEST_WAIT if due_in < 0 else due_in / 1_000_000 + 0.0005
+
+    def _ask(self, link: Link, limit: int) -> Any:
+        keys = self._rotations[self._turn]
+        arguments: tuple[Word, ...] = (self._number, limit, MOST_BYTES)
+        (reply,) = link.run(scripts.RESERVE, keys, [arguments])
+        if reply is None:  # the lease was lost
+            self._begin(link)
+            (reply,) = link.run(scripts.RESERVE, keys, [arguments])
+        return reply
+
+    def _begin(self, link: Link) -> None:
+        keys = self._keys
+        both = (keys.consumer + self._id, keys.leases)
+        arguments: list[Word] = [self._id, self._number, self._lease, keys.served, *self._queues]
+        link.run(scripts.BEGIN, both, [arguments])
+
+    def _park(self, link: Link, deliveries: list[Delivery]) -> list[Delivery]:
+        """Let those wait in the server that are not due; return the others.
+
+        Celery's clients send what has an eta at once, and so do ours to a queue without an umbel.
+        """
+        now = self._now()
+        early = [each for each in deliveries if each.message.not_before > now]
+        if not early:
+            return deliveries
+        arguments: list[Word] = [self._keys.delayed]
+        for each in early:
+            arguments += (each.tag[1], int((each.message.not_before - now) * 1_000_000))
+        link.run(scripts.PARK, [self._held], [arguments])
+        return [each for each in deliveries if each.message.not_before <= now]
 
     def _deliveries(self, given: list[bytes], marks: dict[int, bytes]) -> list[Delivery]:
         deliveries = []

@@ -5,6 +5,8 @@ Celery's and kombu's own keys, whose layout is fixed by them (``wire-protocol`` 
     <queue>                       list    envelopes, pushed at the head, popped at the tail
     <queue> SEP <step>            list    the same for the priorities from this step on
     _kombu.binding.<exchange>     set     key SEP regular expression SEP queue
+    unacked                       hash    tag -> [envelope, exchange, key]: what their workers hold
+    unacked_index                 zset    tag -> seconds of their clock since when
     celery-task-meta-<id>         string  a result, and the channel on which it is published
 
 Ours, all under ``umbel:``; no program of Celery's looks at them. A *list* stands for the full key
@@ -15,7 +17,8 @@ of one of the lists above; moments are microseconds of the server's clock.
     umbel:queues                  hash    name -> its properties as JSON
     umbel:delayed:<list>          zset    envelope -> when it is due
     umbel:leases                  zset    consumer id -> when its lease ends
-    umbel:consumer:<id>           hash    number: how many messages it was ever given
+    umbel:consumer:<id>           hash    number: how many messages it was ever given, queues (JSON)
+    umbel:served:<queue>          set     ids of its consumers; alive are those with a lease
     umbel:held:<id>               hash    "<number>:<list>" -> envelope; the hold, and its fence
     umbel:marks                   hash    SHA1 of an envelope -> crashes losses suspect verdict
     umbel:dead                    stream  dead letters: envelope, list, reason, crashes
@@ -64,8 +67,11 @@ class Keys:
         "revoked",
         "schema",
         "separator",
+        "served",
         "successes",
         "suffixes",
+        "unacked",
+        "unacked_since",
     )
 
     def __init__(self, options: Options) -> None:
@@ -86,9 +92,12 @@ class Keys:
         self.delayed = f"{ours}delayed:"
         self.consumer = f"{ours}consumer:"
         self.held = f"{ours}held:"
+        self.served = f"{ours}served:"
         self.lease = f"{ours}lease:"
         self.bindings = f"{self.prefix}{names.BINDINGS}"
         self.permanent_bindings = f"{self.prefix}{names.PERMANENT_BINDINGS}"
+        self.unacked = f"{self.prefix}{options.unacked_key}"
+        self.unacked_since = f"{self.prefix}{options.unacked_since_key}"
         self.results = f"{options.result_keyprefix}{names.RESULT}"
         self.successes = f"{options.result_keyprefix}umbel:success:"
         # Buckets: the end of a list's key by priority, and the order in which lists are read.

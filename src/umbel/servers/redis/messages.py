@@ -15,7 +15,7 @@ from umbel.servers.redis.options import Options
 from umbel.states import SUCCESS
 from umbel.wire.envelope import pack
 
-#: What the scripts take: see the head of ``scripts.py``.
+#: What the scripts take: see the head of ``pieces.py``.
 Arguments = list[Word]
 #: Stands before the reason where a message's delay would, if it cannot be stored.
 REFUSED = "!"
@@ -31,8 +31,9 @@ class Packer:
         self._keys = keys
         self._largest = options.max_message_size
         #: The keys and first arguments of every script that stores messages.
-        self.keys = (keys.exchanges, keys.queues)
-        self.start = (keys.prefix, keys.separator, keys.bindings, keys.delayed)
+        self.keys = (keys.exchanges, keys.queues, keys.leases)
+        served = "" if options.park_unserved else keys.served
+        self.start = (keys.prefix, keys.separator, keys.bindings, keys.delayed, served)
 
     def message(self, message: Message) -> tuple[str, str, str, str, bytes]:
         """Return a message's five arguments."""

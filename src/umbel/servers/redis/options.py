@@ -11,11 +11,14 @@ from redis.connection import parse_url
 
 from umbel.clock import SYSTEM_CLOCK, Clock
 from umbel.exceptions import ImproperlyConfigured
+from umbel.wire import names
 from umbel.wire.names import BUCKET_SEPARATOR, PRIORITY_STEPS
 
 #: Seconds that one operation may take when its caller set no deadline.
 SOCKET_TIMEOUT = 30.0
 CONNECT_TIMEOUT = 5.0
+#: Seconds, as Celery has it.
+VISIBILITY_TIMEOUT = 3600.0
 #: Bytes of one message; above it the server's own limit (512 MiB) and our memory are too near.
 MAX_MESSAGE_SIZE = 128 << 20
 
@@ -38,6 +41,13 @@ class Options:
     priority_steps: tuple[int, ...] = PRIORITY_STEPS
     #: The priority that is received first: 0 as Celery has it on Redis, 9 as on every other broker.
     highest_priority: int = 0
+    #: Messages with a delay wait in the server even if no umbel worker consumes their queue; else
+    #: they are then sent at once, for Celery's workers, which keep them in their memory.
+    park_unserved: bool = False
+    #: Seconds after which what a worker of Celery's holds goes back to its queue.
+    visibility_timeout: float = VISIBILITY_TIMEOUT
+    unacked_key: str = names.UNACKED
+    unacked_since_key: str = names.UNACKED_INDEX
     max_message_size: int = MAX_MESSAGE_SIZE
 
 
@@ -59,6 +69,10 @@ def parse(url: str, options: Mapping[str, Any]) -> Options:
         sep=options.get("sep", BUCKET_SEPARATOR),
         priority_steps=_steps(options.get("priority_steps", PRIORITY_STEPS)),
         highest_priority=_one_of("highest_priority", options.get("highest_priority", 0), (0, 9)),
+        park_unserved=bool(options.get("park_unserved")),
+        visibility_timeout=float(options.get("visibility_timeout", VISIBILITY_TIMEOUT)),
+        unacked_key=options.get(names.UNACKED_OPTION, names.UNACKED),
+        unacked_since_key=options.get(names.UNACKED_INDEX_OPTION, names.UNACKED_INDEX),
         max_message_size=int(options.get("max_message_size", MAX_MESSAGE_SIZE)),
     )
 

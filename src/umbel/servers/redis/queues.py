@@ -24,6 +24,7 @@ from umbel.servers.redis.consumer import RedisConsumer
 from umbel.servers.redis.keys import Keys
 from umbel.servers.redis.messages import Arguments, Packer
 from umbel.servers.redis.options import Options
+from umbel.servers.redis.unacked import Unacked
 from umbel.servers.seams import Capabilities, DeadConsumer, Depth
 from umbel.topology import Binding, Exchange, Queue, Topology
 from umbel.wire.envelope import unpack
@@ -55,6 +56,7 @@ class RedisTransport:
         self._options = options
         self._clock = options.clock
         self._packer = Packer(options, keys)
+        self._unacked = Unacked(connections, keys, options)
 
     def declare(self, topology: Topology) -> None:
         keys = self._keys
@@ -72,7 +74,8 @@ class RedisTransport:
         for pairs in (exchanges, queues):
             arguments += chain.from_iterable(pairs.items())
         arguments += chain.from_iterable(bindings)
-        (conflict,) = self._connections.run(scripts.DECLARE, self._packer.keys, [arguments])
+        both = (keys.exchanges, keys.queues)
+        (conflict,) = self._connections.run(scripts.DECLARE, both, [arguments])
         if conflict:
             name, old, new = map(text, conflict)
             raise TopologyConflict(f"{name!r} exists already, as {old} and not as {new}")
@@ -113,13 +116,14 @@ class RedisTransport:
 
     def recover(self, dead: Sequence[DeadConsumer] = ()) -> int:
         keys = self._keys
-        both, start = (keys.leases, keys.marks), (keys.held, keys.consumer)
+        both, start = (keys.leases, keys.marks), (keys.held, keys.consumer, keys.served)
         count = 0
         for each in dead:
             tags = self._tags(each.consumer_id, each.running) if each.running else []
             arguments: Arguments = [*start, each.consumer_id, each.verdict, *tags]
             count += self._connections.run(scripts.END_CONSUMER, both, [arguments])[0]
-        return count + int(self._connections.run(scripts.RECOVER, both, [start])[0])
+        (lost,) = self._connections.run(scripts.RECOVER, both, [start])
+        return count + int(lost) + self._unacked.restore()
 
     def depth(self, queues: Sequence[str]) -> dict[str, Depth]:
         keys = self._keys

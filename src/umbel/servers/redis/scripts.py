@@ -11,10 +11,6 @@ Rules that every script keeps:
 - Keys that depend on data (the queue a topic leads to) are built here from the beginnings that are
   passed in, so nothing but ``keys.py`` knows names. With a ``global_keyprefix`` of the form "{tag}"
   all of them are in one slot of a cluster.
-
-A *message* is five arguments: exchange, routing key, end of the list's key (its bucket), delay in
-microseconds ("0" = none) or "!" and why it cannot be stored, envelope. A *result* is four: task id,
-milliseconds to keep it ("" = for ever), "1" if it is final, meta.
 """
 
 from __future__ import annotations
@@ -22,181 +18,7 @@ from __future__ import annotations
 from typing import Final
 
 from umbel.servers.redis.connection import Script
-
-#: Server time in microseconds.
-_CLOCK: Final = """
-local function now_us()
-  local now = redis.call('TIME')
-  return now[1] * 1000000 + now[2]
-end
-"""
-
-#: Routing and storing of messages. Begins the argument and key tables of its scripts:
-#:   KEYS  1 exchanges   2 queues
-#:   ARGV  1 key prefix   2 separator   3 beginning of bindings   4 beginning of delayed
-_MESSAGES: Final = """
-local EXCHANGES, QUEUES = KEYS[1], KEYS[2]
-local PREFIX, SEPARATOR, BINDINGS, DELAYED = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-
-local function words(text)
-  local list = {}
-  for word in string.gmatch(text .. '.', '([^.]*)%.') do list[#list + 1] = word end
-  return list
-end
-
--- The same steps as umbel.topology.topic_matches: ends[i] = the pattern so far can end at word i.
-local function topic_matches(pattern, key)
-  local keys = words(key)
-  local ends = {[0] = true}
-  for _, part in ipairs(words(pattern)) do
-    local stepped = {}
-    if part == '#' then
-      local open = false
-      for i = 0, #keys do open = open or ends[i]; stepped[i] = open end
-    else
-      for i = 1, #keys do stepped[i] = ends[i - 1] and (part == '*' or part == keys[i]) end
-    end
-    ends = stepped
-  end
-  return ends[#keys]
-end
-
--- Queues of a fanout exchange that are not ours get messages by its channel, not by a list.
-local function takes(kind, bound, queue, key)
-  if kind == 'fanout' then return redis.call('HEXISTS', QUEUES, queue) == 1 end
-  if kind == 'topic' then return topic_matches(bound, key) end
-  return bound == key
-end
-
-local function bound_queues(exchange, key)
-  local kind = redis.call('HGET', EXCHANGES, exchange) or 'direct'
-  local found, seen = {}, {}
-  for _, member in ipairs(redis.call('SMEMBERS', BINDINGS .. exchange)) do
-    local first = string.find(member, SEPARATOR, 1, true)
-    local second = first and string.find(member, SEPARATOR, first + #SEPARATOR, true)
-    if second then
-      local queue = string.sub(member, second + #SEPARATOR)
-      if not seen[queue] and takes(kind, string.sub(member, 1, first - 1), queue, key) then
-        seen[queue] = true
-        found[#found + 1] = queue
-      end
-    end
-  end
-  return found
-end
-
-local function is_free_for(key, kind)
-  local found = redis.call('TYPE', key).ok
-  return found == kind or found == 'none'
-end
-
--- Memory of one run: exchange and key and bucket -> lists, or nil and why there are none.
-local resolved, refusals = {}, {}
-local function lists_for(exchange, key, suffix)
-  local route = exchange .. '\\0' .. key .. '\\0' .. suffix
-  if resolved[route] == nil then
-    local lists, problem = {}, nil
-    if exchange ~= '' then
-      for _, queue in ipairs(bound_queues(exchange, key)) do
-        lists[#lists + 1] = PREFIX .. queue .. suffix
-      end
-      if #lists == 0 then
-        problem = 'no queue is bound to exchange ' .. exchange .. ' for key ' .. key
-      end
-    elseif redis.call('HEXISTS', QUEUES, key) == 1 then
-      lists[1] = PREFIX .. key .. suffix
-    else
-      problem = 'there is no queue ' .. key
-    end
-    for _, list in ipairs(lists) do
-      if not is_free_for(list, 'list') then problem = 'the key ' .. list .. ' holds no queue' end
-    end
-    resolved[route], refusals[route] = lists, problem
-  end
-  return resolved[route], refusals[route]
-end
-
--- The lists for the message whose arguments begin at i, or nil and why it cannot be stored.
-local function destination(i)
-  if string.sub(ARGV[i + 3], 1, 1) == '!' then return nil, string.sub(ARGV[i + 3], 2) end
-  return lists_for(ARGV[i], ARGV[i + 1], ARGV[i + 2])
-end
-
--- Messages of one batch that are due together keep their order: each is due a microsecond later.
-local now, stored = nil, 0
-local function store(lists, delay, envelope)
-  if delay == '0' then
-    for _, list in ipairs(lists) do redis.call('LPUSH', list, envelope) end
-    return
-  end
-  now = now or now_us()
-  stored = stored + 1
-  for _, list in ipairs(lists) do
-    redis.call('ZADD', DELAYED .. list, now + delay + stored, envelope)
-  end
-end
-"""
-
-#: Giving back what a consumer holds. Needs KEYS and beginnings under these names:
-#:   MARKS, LEASES, HELD (beginning), CONSUMER (beginning)
-_HOLDS: Final = """
--- Seconds after the last mark until all are forgotten: of messages that Celery's workers finished.
-local MARKS_TTL = 30 * 86400
-
-local function mark(envelope, crash, loss, suspect, verdict)
-  local id = redis.sha1hex(envelope)
-  local old = redis.call('HGET', MARKS, id) or '0 0 0 '
-  local crashes, losses, doubt, why = string.match(old, '^(%d+) (%d+) (%d) (.*)$')
-  if suspect then doubt = 1 end
-  if verdict ~= '' then why = verdict end
-  local text = (crashes + crash) .. ' ' .. (losses + loss) .. ' ' .. doubt .. ' ' .. why
-  redis.call('HSET', MARKS, id, text)
-  redis.call('EXPIRE', MARKS, MARKS_TTL)
-end
-
--- End a consumer; what it holds goes to the front of its lists in the order it came.
--- judge(tag, envelope) marks a message; nil = all go back free.
-local function release(id, judge)
-  local fields = redis.call('HGETALL', HELD .. id)
-  local tags = {}
-  for i = 1, #fields, 2 do
-    local number, list = string.match(fields[i], '^(%d+):(.*)$')
-    tags[#tags + 1] = {tonumber(number), list, fields[i], fields[i + 1]}
-  end
-  table.sort(tags, function(a, b) return a[1] > b[1] end)
-  for _, each in ipairs(tags) do
-    redis.call('RPUSH', each[2], each[4])
-    if judge then judge(each[3], each[4]) end
-  end
-  redis.call('DEL', HELD .. id, CONSUMER .. id)
-  redis.call('ZREM', LEASES, id)
-  return #tags
-end
-"""
-
-#: Storing results. Needs RESULTS and SUCCESSES, beginnings of keys.
-_RESULTS: Final = """
--- A success says so in its first bytes, as Celery writes them; one in another serializer, or
--- compressed, is known by a mark beside it.
-local function says_success(meta)
-  return string.find(meta, '^{"status": ?"SUCCESS"') ~= nil
-end
-
-local function keep(key, ttl, value)
-  if ttl == '' then redis.call('SET', key, value) else redis.call('SET', key, value, 'PX', ttl) end
-end
-
-local function put(id, ttl, final, meta)
-  local key = RESULTS .. id
-  local old = redis.pcall('GET', key)
-  if type(old) == 'string' then
-    if says_success(old) or redis.call('EXISTS', SUCCESSES .. id) == 1 then return end
-  end
-  keep(key, ttl, meta)
-  if final == '1' and not says_success(meta) then keep(SUCCESSES .. id, ttl, '1') end
-  redis.call('PUBLISH', key, meta)
-end
-"""
+from umbel.servers.redis.pieces import CLOCK, HOLDS, RESULTS, ROUTING
 
 #: Make exchanges, queues and bindings exist; all or, on a conflict, nothing.
 #:   KEYS  1 exchanges   2 queues
@@ -227,27 +49,25 @@ return {}
 
 #: Store messages, in order. The usual case, one message for a queue and at once, comes first: it
 #: takes half the server's time that making the functions for the others takes.
-#:   KEYS  1 exchanges   2 queues
-#:   ARGV  1 key prefix   2 separator   3 beginning of bindings   4 beginning of delayed,
-#:         then the messages
+#:   KEYS and ARGV  those of routing and storing, then the messages
 #:   ->    for each message refused its number (from 0) and why
 PUBLISH: Final = Script.of(
     """
-if #ARGV == 9 and ARGV[5] == '' and ARGV[8] == '0' then
-  if redis.call('HEXISTS', KEYS[2], ARGV[6]) == 1 then
-    local length = redis.pcall('LPUSH', ARGV[1] .. ARGV[6] .. ARGV[7], ARGV[9])
+if #ARGV == 10 and ARGV[6] == '' and ARGV[9] == '0' then
+  if redis.call('HEXISTS', KEYS[2], ARGV[7]) == 1 then
+    local length = redis.pcall('LPUSH', ARGV[1] .. ARGV[7] .. ARGV[8], ARGV[10])
     if type(length) == 'number' then return {} end
   end
 end
 """,
-    _CLOCK,
-    _MESSAGES,
+    CLOCK,
+    ROUTING,
     """
 local refused = {}
-for i = 5, #ARGV, 5 do
+for i = 6, #ARGV, 5 do
   local lists, problem = destination(i)
   if problem then
-    refused[#refused + 1] = (i - 5) / 5
+    refused[#refused + 1] = (i - 6) / 5
     refused[#refused + 1] = problem
   else
     store(lists, ARGV[i + 3], ARGV[i + 4])
@@ -260,25 +80,25 @@ return refused
 #: Give a consumer messages: what is due moves from the delayed ones to its list, then messages move
 #: from lists to the hold. When there are none, every key is read once more, so that CLIENT TRACKING
 #: tells the connection of the next change to any of them.
-#:   KEYS  1 consumer   2 held   3 leases   4 marks   5 revision,
+#:   KEYS  1 consumer   2 held   3 marks   4 revision,
 #:         then pairs of a list and its delayed messages, first to be received first
-#:   ARGV  1 consumer id   2 number of the last message it knows of   3 limit   4 lease
-#:         5 bytes after which to stop
-#:   ->    1 number of the last message given   2 microseconds until the next is due (-1 = none)
+#:   ARGV  1 number of the last message it knows of   2 limit   3 bytes after which to stop
+#:   ->    nothing, if the server knows no such consumer; else
+#:         1 number of the last message given   2 microseconds until the next is due (-1 = none)
 #:         3 revision   4 tags and envelopes in turn   5 numbers from 1 and marks in turn
 #: A number that differs from the server's means that a reply was lost: what it gave is given again.
 RESERVE: Final = Script.of(
-    _CLOCK,
+    CLOCK,
     """
 local CHUNK = 50
 local now = now_us()
 local given, marks = {}, {}
-local any_marks = redis.call('EXISTS', KEYS[4]) == 1
+local any_marks = redis.call('EXISTS', KEYS[3]) == 1
 
 local function give(tag, envelope)
   given[#given + 1] = tag
   given[#given + 1] = envelope
-  local mark = any_marks and redis.call('HGET', KEYS[4], redis.sha1hex(envelope))
+  local mark = any_marks and redis.call('HGET', KEYS[3], redis.sha1hex(envelope))
   if mark then
     marks[#marks + 1] = #given / 2
     marks[#marks + 1] = mark
@@ -286,15 +106,16 @@ local function give(tag, envelope)
 end
 
 local function answer(number, wait)
-  return {tonumber(number), wait, tonumber(redis.call('GET', KEYS[5]) or 0), given, marks}
+  return {tonumber(number), wait, tonumber(redis.call('GET', KEYS[4]) or 0), given, marks}
 end
 
 local number = redis.call('HGET', KEYS[1], 'number')
-if number and number ~= ARGV[2] then
+if not number then return false end
+if number ~= ARGV[1] then
   local fields, lost = redis.call('HGETALL', KEYS[2]), {}
   for i = 1, #fields, 2 do
     local at = tonumber(string.match(fields[i], '^%d+'))
-    if at > tonumber(ARGV[2]) then lost[#lost + 1] = {at, fields[i], fields[i + 1]} end
+    if at > tonumber(ARGV[1]) then lost[#lost + 1] = {at, fields[i], fields[i + 1]} end
   end
   table.sort(lost, function(a, b) return a[1] < b[1] end)
   for _, each in ipairs(lost) do give(each[2], each[3]) end
@@ -308,9 +129,9 @@ local function promote(list, delayed, most)
   for i = #due, 1, -1 do redis.call('RPUSH', list, due[i]) end
 end
 
-local last, wanted, room = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[5])
+local last, wanted, room = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local problem
-for i = 6, #KEYS, 2 do
+for i = 5, #KEYS, 2 do
   while wanted > 0 and room > 0 do
     local most = math.min(wanted, CHUNK)
     promote(KEYS[i], KEYS[i + 1], most)
@@ -330,15 +151,14 @@ for i = 6, #KEYS, 2 do
     wanted = wanted - #taken
   end
 end
-if #given > 0 or not number then
+if #given > 0 then
   redis.call('HSET', KEYS[1], 'number', string.format('%.0f', last))
+  return answer(last, 0)
 end
-if not number then redis.call('ZADD', KEYS[3], now + ARGV[4], ARGV[1]) end
-if #given > 0 then return answer(last, 0) end
 if problem then return redis.error_reply(problem) end
 
 local wait = -1
-for i = 6, #KEYS, 2 do
+for i = 5, #KEYS, 2 do
   redis.call('EXISTS', KEYS[i])
   local first = redis.call('ZRANGE', KEYS[i + 1], 0, 0, 'WITHSCORES')
   if first[2] then
@@ -347,6 +167,38 @@ for i = 6, #KEYS, 2 do
   end
 end
 return answer(last, wait)
+""",
+)
+
+#: Begin a consumer, or begin it anew after its lease was lost. Its numbers go on.
+#:   KEYS  1 consumer   2 leases
+#:   ARGV  1 consumer id   2 number of the last message it knows of   3 lease
+#:         4 beginning of served, then its queues
+BEGIN: Final = Script.of(
+    CLOCK,
+    """
+redis.call('ZREM', KEYS[2], ARGV[1])
+redis.call('ZADD', KEYS[2], now_us() + ARGV[3], ARGV[1])
+redis.call('HSET', KEYS[1], 'number', ARGV[2], 'queues', cjson.encode({unpack(ARGV, 5)}))
+for i = 5, #ARGV do redis.call('SADD', ARGV[4] .. ARGV[i], ARGV[1]) end
+""",
+)
+
+#: Let messages wait until they are due, which were sent at once all the same.
+#:   KEYS  1 held
+#:   ARGV  1 beginning of delayed, then tags and delays in turn
+PARK: Final = Script.of(
+    CLOCK,
+    """
+local now = now_us()
+for i = 2, #ARGV, 2 do
+  local envelope = redis.call('HGET', KEYS[1], ARGV[i])
+  if envelope then
+    redis.call('HDEL', KEYS[1], ARGV[i])
+    local list = string.match(ARGV[i], '^%d+:(.*)$')
+    redis.call('ZADD', ARGV[1] .. list, now + ARGV[i + 1] + i / 2, envelope)
+  end
+end
 """,
 )
 
@@ -374,7 +226,7 @@ return count
 #:   ARGV  1 lease, then consumer ids
 #:   ->    the ids that have none
 RENEW: Final = Script.of(
-    _CLOCK,
+    CLOCK,
     """
 local ends = now_us() + ARGV[1]
 local lost = {}
@@ -391,23 +243,23 @@ return lost
 
 _CONSUMERS: Final = """
 local LEASES, MARKS = KEYS[1], KEYS[2]
-local HELD, CONSUMER = ARGV[1], ARGV[2]
+local HELD, CONSUMER, SERVED = ARGV[1], ARGV[2], ARGV[3]
 """
 
 #: End a consumer whose process ended it or is known to have died.
 #:   KEYS  1 leases   2 marks
-#:   ARGV  1 beginning of held   2 beginning of consumer   3 consumer id   4 verdict,
-#:         then the tags of what was running
+#:   ARGV  1 beginning of held   2 beginning of consumer   3 beginning of served   4 consumer id
+#:         5 verdict, then the tags of what was running
 #:   ->    how many messages went back
 END_CONSUMER: Final = Script.of(
     _CONSUMERS,
-    _HOLDS,
+    HOLDS,
     """
 local running = {}
-for i = 5, #ARGV do running[ARGV[i]] = true end
-local alone = #ARGV == 5
-local verdict = ARGV[4]
-return release(ARGV[3], function(tag, envelope)
+for i = 6, #ARGV do running[ARGV[i]] = true end
+local alone = #ARGV == 6
+local verdict = ARGV[5]
+return release(ARGV[4], function(tag, envelope)
   if not running[tag] then return end
   if verdict ~= '' then
     mark(envelope, 0, 0, false, verdict)
@@ -420,12 +272,12 @@ end)
 
 #: End every consumer whose lease has ended; each message it held counts a loss.
 #:   KEYS  1 leases   2 marks
-#:   ARGV  1 beginning of held   2 beginning of consumer
+#:   ARGV  1 beginning of held   2 beginning of consumer   3 beginning of served
 #:   ->    how many messages went back
 RECOVER: Final = Script.of(
-    _CLOCK,
+    CLOCK,
     _CONSUMERS,
-    _HOLDS,
+    HOLDS,
     """
 local count = 0
 for _, id in ipairs(redis.call('ZRANGE', LEASES, '-inf', now_us(), 'BYSCORE')) do
@@ -436,22 +288,22 @@ return count
 )
 
 #: Perform effects.
-#:   KEYS  1 exchanges   2 queues   3 marks   4 dead
-#:   ARGV  1 key prefix   2 separator   3 beginning of bindings   4 beginning of delayed
-#:         5 beginning of results   6 beginning of successes, then for each effect
+#:   KEYS  those of routing and storing, then 4 marks   5 dead
+#:   ARGV  those of routing and storing, then
+#:         6 beginning of results   7 beginning of successes, then for each effect
 #:         held key ("" = nothing is held), tag, ending, reason, "1" if it has a mark, crashes,
 #:         count of results, count of messages, the results, the messages
 #:   ->    numbers (from 0) of effects whose delivery was not held; and of messages that cannot be
 #:         stored, for which nothing of their effect was done: the effect's number, the message's
 #:         within it, and the reason
 COMMIT: Final = Script.of(
-    _CLOCK,
-    _MESSAGES,
+    CLOCK,
+    ROUTING,
     """
-local MARKS, DEAD = KEYS[3], KEYS[4]
-local RESULTS, SUCCESSES = ARGV[5], ARGV[6]
+local MARKS, DEAD = KEYS[4], KEYS[5]
+local RESULTS, SUCCESSES = ARGV[6], ARGV[7]
 """,
-    _RESULTS,
+    RESULTS,
     """
 -- Note which of an effect's messages cannot be stored; tell whether there are any.
 local refused = {}
@@ -480,7 +332,7 @@ local function end_hold(held, tag, ending, marked, reason, crashes)
 end
 
 local stale = {}
-local i, number = 7, 0
+local i, number = 8, 0
 while i <= #ARGV do
   local held, tag, ending, reason = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
   local marked, crashes = ARGV[i + 4] == '1', ARGV[i + 5]
@@ -511,7 +363,7 @@ return {stale, refused}
 #:   ->    nothing
 PUT: Final = Script.of(
     "local RESULTS, SUCCESSES = ARGV[1], ARGV[2]",
-    _RESULTS,
+    RESULTS,
     """
 for i = 3, #ARGV, 4 do put(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]) end
 """,
@@ -524,7 +376,7 @@ for i = 3, #ARGV, 4 do put(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]) end
 #:   ->    for each queue that exists its name, ready, delayed, held, and the last element of each
 #:         list that has one
 DEPTH: Final = Script.of(
-    _CLOCK,
+    CLOCK,
     """
 local now = now_us()
 local held = {}
