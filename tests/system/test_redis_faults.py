@@ -239,10 +239,12 @@ def test_a_full_server_refuses_messages_and_still_gives_and_ends_them(
         send(own_server)
     (held, other) = consumer.receive(5, timeout=PATIENCE)
     record = ResultRecord(held.message.id, b"{}", SUCCESS)
-    assert own_server.committer.commit([Effects(held, results=(record,))]).stale == ()
+    follow_up = Message("next", b"[]", {}, "work")
+    effects = Effects(held, results=(record,), publish=(follow_up,))
+    assert own_server.committer.commit([effects]).stale == ()
     consumer.give_back([other])
     own_admin.config_set("maxmemory", "0")
-    assert ids(consumer.receive(5, timeout=PATIENCE)) == sent[1:]
+    assert ids(consumer.receive(5, timeout=PATIENCE)) == [*sent[1:], "next"]
     assert set(own_server.results.get(sent)) == {sent[0]}
     consumer.close()
 
@@ -275,15 +277,12 @@ def test_a_message_over_the_limit_is_refused_alone(redis_url: str) -> None:
     consumer = begin(server)
     (held,) = consumer.receive(5, timeout=PATIENCE)
     assert held.message.id == "s"
-    # As a follow-up it ends its cause among the dead letters instead of coming back for ever
-    server.committer.commit([Effects(held, publish=(large,))])
-    assert server.ledger is not None
-    (letter,) = server.ledger.dead_letters()
-    assert (letter.message.id, letter.queue) == ("s", "work")
-    assert "2000 are allowed" in letter.reason
-    # And with nothing held, what is left of it is the dead letter itself
-    server.committer.commit([Effects(None, publish=(large, small))])
-    assert [each.message.id for each in server.ledger.dead_letters(after=letter.key)] == ["l"]
+    # As a follow-up it is refused with all its effects, and its cause is held as before
+    (refusal,) = server.committer.commit([Effects(held, publish=(large, small))]).refused
+    assert isinstance(refusal.error, PublishError)
+    assert "2000 are allowed" in str(refusal.error)
+    assert consumer.receive(5, timeout=0.0) == []
+    assert server.committer.commit([Effects(held, publish=(small,))]).stale == ()
     assert ids(consumer.receive(5, timeout=PATIENCE)) == ["s"]
     consumer.close()
     server.close()

@@ -86,7 +86,9 @@ class Service:
             signals.task_rejected.send(self._node, message=message, exc=None)
             return Effects(delivery, Ending.DEAD, reason=f"not a message: {delivery.problem}")
         if message.not_before > now:
-            return Effects(delivery, publish=(message,))
+            # Back to this queue alone: through its exchange it would come to the others once more.
+            later = dataclasses.replace(message, exchange="", routing_key=delivery.queue)
+            return Effects(delivery, publish=(later,))
         if delivery.verdict:
             return self._end(delivery, _verdict(delivery.verdict))
         if delivery.revoked:

@@ -3,8 +3,8 @@
 Rules that every script keeps:
 
 - A script that errors midway keeps what it wrote. So types and targets are checked before the first
-  write, and the first write of receiving and committing frees memory (RPOP, HDEL): a server that is
-  out of memory refuses a script's first write if it needs room, but none after it.
+  write, and the first write of receiving and committing needs no memory (RPOP, ZREM): a server that
+  is full refuses a script's first write if it needs room, but none after it.
 - An envelope or result is never decoded, only moved: Lua's JSON would turn [] into {} and round
   large integers.
 - Times are microseconds of the server's clock; doubles hold them exactly until the year 2255.
@@ -331,6 +331,8 @@ local function end_hold(held, tag, ending, marked, reason, crashes)
   end
 end
 
+-- A write that needs no memory goes first: a full server refuses no other after it.
+redis.call('ZREM', KEYS[3], '')
 local stale = {}
 local i, number = 8, 0
 while i <= #ARGV do
