@@ -71,6 +71,8 @@ class BoundTask:
     time_limit: float | None = None
     #: Starts that may end with the death of the process before the message is dead-lettered.
     max_deliveries: int = 3
+    #: As Celery writes it; None or 0 = no limit.
+    rate_limit: str | float | None = None
     #: Exceptions that are part of the task's contract: logged in one line.
     throws: tuple[type[BaseException], ...] = ()
     #: How its results are encoded and, unless None, compressed.
@@ -137,6 +139,9 @@ def bind(
         soft_time_limit=option("soft_time_limit", "task_soft_time_limit"),
         time_limit=option("time_limit", "task_time_limit"),
         max_deliveries=1 if lost is False else settings["task_max_deliveries"],
+        rate_limit=None
+        if settings["worker_disable_rate_limits"]
+        else option("rate_limit", "task_default_rate_limit"),
         throws=tuple(task.throws or ()),
         dumps=get(settings["result_serializer"]).dumps,
         compression=_usable(settings["result_compression"]),

@@ -326,9 +326,8 @@ class Settings:
     task_default_rate_limit = Setting(
         optional(RATE),
         None,
-        "Rate limit of tasks that set none.",
+        "Rate limit of tasks that set none: starts in one worker, such as '10/m'.",
         old="CELERY_DEFAULT_RATE_LIMIT",
-        unused="not yet: no rate limit has an effect, a task's own neither",
     )
     task_remote_tracebacks = Setting(
         BOOLEAN,
@@ -362,6 +361,12 @@ class Settings:
         "Messages held per process.",
         old="CELERYD_PREFETCH_MULTIPLIER",
         unused="how much a worker holds is measured in time",
+    )
+    worker_disable_rate_limits = Setting(
+        BOOLEAN,
+        False,
+        "Rate limits have no effect.",
+        old="CELERY_DISABLE_RATE_LIMITS",
     )
     worker_max_tasks_per_child = Setting(
         optional(INTEGER),

@@ -20,6 +20,7 @@ from umbel.worker.limits import SignalLimit, SoftLimit, ThreadLimit
 from umbel.worker.loop import Loop
 from umbel.worker.pulse import Pulse
 from umbel.worker.pump import Parts, Pump
+from umbel.worker.rates import Rates
 from umbel.worker.recycling import Allowance
 from umbel.worker.service import Service
 from umbel.worker.window import TARGET, Window
@@ -56,6 +57,7 @@ class Engine:
         transport: Transport,
         committer: Committer,
         slot: Slot,
+        rates: Rates | None = None,
     ) -> None:
         self._plan = plan
         self._service = service
@@ -77,6 +79,7 @@ class Engine:
                 parent_lives=plan.parent_lives,
                 pulse=Pulse(slot, plan.ring),
                 allowance=Allowance(plan.max_tasks, plan.max_memory),
+                rates=rates,
             )
         )
         self._threads = [threading.Thread(target=self._pump.run, name="umbel-pump")]

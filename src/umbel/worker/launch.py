@@ -31,6 +31,7 @@ from umbel.worker.cpus import available_cpus
 from umbel.worker.engine import Engine, Plan
 from umbel.worker.node import Node, NodePlan
 from umbel.worker.processes import ParentLives, Wait
+from umbel.worker.rates import Budgets, Rates, per_second
 from umbel.worker.service import Service
 from umbel.worker.supervisor import Supervisor, SupervisorPlan
 
@@ -118,6 +119,8 @@ class Worker:
             most or options.concurrency or app.conf.worker_concurrency or available_cpus()
         )
         self.queues = _chosen_queues(app.router, self.node, options)
+        for task in app.tasks.values():
+            per_second(task.rate_limit, task.name)  # a bad one is said now, not by each process
         self._options = options
         self._patience: float = app.conf.worker_soft_shutdown_timeout
         self._lease: float = app.conf.worker_lease
@@ -156,11 +159,13 @@ class Worker:
         *,
         servers: Servers | None = None,
         ring: Callable[[], None] = lambda: None,
+        budgets: Budgets | None = None,
     ) -> Engine:
         """Make an engine in this process; unless given, its servers are opened here."""
         servers = servers or self.app.servers()
         transport = servers.broker.transport
         transport.declare(_topology(self.queues))
+        service = self._service()
         return Engine(
             Plan(
                 node=self.node,
@@ -173,10 +178,11 @@ class Worker:
                 max_memory=self._max_memory,
                 ring=ring,
             ),
-            self._service(),
+            service,
             transport=transport,
             committer=servers.committer,
             slot=slot,
+            rates=_rates(service.tasks, budgets),
         )
 
     def make_node(self, board: Board) -> Node:
@@ -220,7 +226,13 @@ class Worker:
         }
 
     def child_main(
-        self, slot: Slot, ring_fd: int, parent_lives: ParentLives, wait: Wait | None
+        self,
+        slot: Slot,
+        ring_fd: int,
+        parent_lives: ParentLives,
+        wait: Wait | None,
+        *,
+        budgets: Budgets,
     ) -> None:
         """Be a child of the supervisor; does not return."""
 
@@ -230,7 +242,7 @@ class Worker:
 
         plan = ChildPlan(
             parent_lives=parent_lives,
-            make_engine=functools.partial(self.make_engine, ring=ring),
+            make_engine=functools.partial(self.make_engine, ring=ring, budgets=budgets),
             patience=self._patience,
             on_ready=ring,
             on_start=lambda: signals.worker_process_init.send(None),
@@ -279,16 +291,23 @@ def supervise(shape: Shape, make_worker: Callable[[], Worker], on_ready: Callabl
     ``make_worker`` is called in each forked process.
     """
     board = Board(2 * shape.processes + 4, entries=shape.entries)
+    budgets = Budgets()
     plan = SupervisorPlan(
         board=board,
         concurrency=shape.processes,
-        child_main=lambda *given: make_worker().child_main(*given),
+        child_main=lambda *given: make_worker().child_main(*given, budgets=budgets),
         node_main=lambda *given: make_worker().node_main(board, *given),
         patience=shape.patience,
         on_ready=on_ready,
         autoscaler=Autoscaler(shape.processes, shape.least) if shape.least else None,
     )
     return Supervisor(plan).run()
+
+
+def _rates(tasks: Mapping[str, BoundTask], budgets: Budgets | None) -> Rates | None:
+    limits = {name: per_second(bound.rate_limit, name) for name, bound in tasks.items()}
+    limits = {name: limit for name, limit in limits.items() if limit}
+    return Rates(budgets or Budgets(), limits) if limits else None
 
 
 def _given(option: int | None, configured: int | None) -> int | None:

@@ -36,9 +36,10 @@ from umbel.servers.seams import Committer, Consumer
 from umbel.worker.lane import Desk, Done, Gate, Item, Lane
 from umbel.worker.loop import Loop
 from umbel.worker.pulse import Pulse
+from umbel.worker.rates import Rates
 from umbel.worker.recycling import Allowance
 from umbel.worker.service import Prepared, Service
-from umbel.worker.window import Window
+from umbel.worker.window import MOST, Window
 
 logger = logging.getLogger("umbel.worker")
 
@@ -118,6 +119,8 @@ class Parts:
     pulse: Pulse
     #: How much it may do before it is worn.
     allowance: Allowance
+    #: None = no task has a rate limit.
+    rates: Rates | None
 
 
 class Pump:
@@ -143,6 +146,8 @@ class Pump:
         self._async_share = 0.0
         #: It wants a successor, and receives no more.
         self._worn = False
+        #: How many of what was last received were over their rate.
+        self._sent_away = 0
         self._stop_by: float | None = None
         self._outage_since: float | None = None
         self._failures = 0
@@ -233,9 +238,16 @@ class Pump:
     def _received(self, deliveries: list[Delivery]) -> None:
         self._flowing = bool(deliveries)
         self._unfed = deliveries
-        if deliveries:
+        if not deliveries:
+            return
+        telemetry.emit("delivery.received", count=len(deliveries))
+        if self._parts.rates is not None:
+            self._unfed, away = self._parts.rates.sift(deliveries)
+            for effects in away:
+                self._leave(effects)
+            self._sent_away = len(away)
+        if self._unfed:
             self._parts.pulse.busy()
-            telemetry.emit("delivery.received", count=len(deliveries))
 
     def _wait(self) -> None:
         lanes_blocked_soon = not self.desk.inbox.empty()
@@ -249,7 +261,9 @@ class Pump:
         allowance = self._parts.allowance
         if (allowance.limited and self._worn_out(allowance)) or self._isolates():
             return 0
-        return min(self._room(), allowance.left)
+        # What is over its rate passes through in growing batches; it takes no room.
+        passing = min(2 * self._sent_away, MOST)
+        return min(max(self._room(), passing), allowance.left)
 
     def _worn_out(self, allowance: Allowance) -> bool:
         allowance.look(_monotonic())
