@@ -61,8 +61,9 @@ class BoundTask:
     run: Callable[..., Any]
     is_async: bool = False
     acks_late: bool = True
-    #: If not, a message whose task failed or ran out of time goes to the dead letters.
+    #: If not, a message whose task failed, or ran out of time, goes to the dead letters.
     acks_failures: bool = True
+    acks_timeouts: bool = True
     ignore_result: bool = False
     store_errors: bool = False
     track_started: bool = False
@@ -80,6 +81,7 @@ class BoundTask:
     compression: str | None = None
     #: Seconds a stored result lives; None = for ever.
     result_expires: float | None = 86400.0
+    failure_expires: float | None = 86400.0
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     #: The wall time, as its broker sees it.
     now: Callable[[], float] = SYSTEM_CLOCK.now
@@ -125,6 +127,10 @@ def bind(
 
     overrides_call = type(task).__call__ is not base.__call__
     run = task if overrides_call else task.run
+    acks = option("acks_on_failure_or_timeout", "task_acks_on_failure_or_timeout")
+    on_failure = option("acks_on_failure", "task_acks_on_failure")
+    on_timeout = option("acks_on_timeout", "task_acks_on_timeout")
+    expires, failed = settings["result_expires"], settings["result_failure_expires"]
     lost = option("reject_on_worker_lost", "task_reject_on_worker_lost")
     return BoundTask(
         name=task.name,
@@ -132,7 +138,8 @@ def bind(
         run=run,
         is_async=inspect.iscoroutinefunction(task.run),
         acks_late=option("acks_late", "task_acks_late"),
-        acks_failures=option("acks_on_failure_or_timeout", "task_acks_on_failure_or_timeout"),
+        acks_failures=acks if on_failure is None else on_failure,
+        acks_timeouts=acks if on_timeout is None else on_timeout,
         ignore_result=option("ignore_result", "task_ignore_result"),
         store_errors=option("store_errors_even_if_ignored", "task_store_errors_even_if_ignored"),
         track_started=option("track_started", "task_track_started"),
@@ -145,7 +152,8 @@ def bind(
         throws=tuple(task.throws or ()),
         dumps=get(settings["result_serializer"]).dumps,
         compression=_usable(settings["result_compression"]),
-        result_expires=settings["result_expires"],
+        result_expires=expires,
+        failure_expires=expires if failed is None else failed,
         retry=retry_policy(task),
         now=clock_of(settings).now,
         before=before + _before(task, base),

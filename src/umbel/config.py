@@ -16,29 +16,27 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, ValuesView
 from dataclasses import dataclass
 from importlib import import_module
-from types import MappingProxyType, ModuleType
+from types import MappingProxyType
 from typing import Any
 
 from umbel.exceptions import ImproperlyConfigured
-from umbel.project import project_folder
 from umbel.serializers import warn_of_pickle
-from umbel.settings.kinds import Setting
-from umbel.settings.table import Settings, table
-from umbel.spelling import suggestion
+from umbel.settings.sources import (
+    Value,
+    from_environment,
+    from_object,
+    from_pyproject,
+    parsed,
+    running_line,
+    setting_named,
+)
+from umbel.settings.table import NAMES, TABLE, Settings
 
 #: Layers, the strongest last.
 LAYERS = ("defaults", "pyproject", "object", "program", "environment", "command line")
-#: Similarity from which an unknown name is taken for a misspelt one where others may stand too.
-_SIMILAR = 0.85
-
-TABLE: Mapping[str, Setting[Any]] = MappingProxyType(table())
-#: Every name a setting is known by -> its name.
-NAMES: Mapping[str, str] = MappingProxyType(
-    {known: row.name for row in TABLE.values() for known in (row.name, row.name.upper(), *row.old)}
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +49,6 @@ class Snapshot:
     sources: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class _Value:
-    value: Any
-    source: str
-
-
 class Config(Settings):
     """The settings of one application, as attributes and as a mapping. Old names are understood."""
 
@@ -67,6 +59,7 @@ class Config(Settings):
         "_layers",
         "_loaded",
         "_made",
+        "_own",
         "_pending",
         "snapshot",
     )
@@ -86,8 +79,10 @@ class Config(Settings):
         self._changing = threading.RLock()
         #: Snapshots made so far.
         self._made = 0
-        self._layers: dict[str, dict[str, _Value]] = {layer: {} for layer in LAYERS}
-        self._pending: Callable[[], dict[str, _Value]] | None = None
+        #: Defaults that may be changed where they are: conf.beat_schedule["x"] = ….
+        self._own = {name: {**row.default} for name, row in TABLE.items() if row.default == {}}
+        self._layers: dict[str, dict[str, Value]] = {layer: {} for layer in LAYERS}
+        self._pending: Callable[[], dict[str, Value]] | None = None
         if values:
             self.update(values)
 
@@ -122,9 +117,39 @@ class Config(Settings):
         """Iterate over the names of all settings."""
         return iter(TABLE)
 
+    def __len__(self) -> int:
+        """Return the number of settings."""
+        return len(TABLE)
+
+    def keys(self) -> KeysView[str]:
+        """Return the names of all settings."""
+        return self.current().values.keys()
+
+    def values(self) -> ValuesView[Any]:
+        """Return the values of all settings."""
+        return self.current().values.values()
+
+    def items(self) -> ItemsView[str, Any]:
+        """Return names and values of all settings."""
+        return self.current().values.items()
+
     def source_of(self, name: str) -> str:
         """Say where a setting's value comes from."""
         return self.current().sources.get(setting_named(name), "default")
+
+    def table(self, with_defaults: bool = False, censored: bool = True) -> dict[str, Any]:  # noqa: FBT001, FBT002 -- Celery's signature
+        """Return settings and values, secrets masked: those that were set, or all of them."""
+        snapshot = self.current()
+        return {
+            name: TABLE[name].masked(value) if censored else value
+            for name, value in snapshot.values.items()
+            if with_defaults or name in snapshot.sources or value != TABLE[name].default
+        }
+
+    def humanize(self, with_defaults: bool = False, censored: bool = True) -> str:  # noqa: FBT001, FBT002 -- Celery's signature
+        """Return ``table`` as text, a line each."""
+        shown = self.table(with_defaults, censored)
+        return "\n".join(f"{name}: {value!r}" for name, value in shown.items())
 
     # --- changing
 
@@ -145,11 +170,12 @@ class Config(Settings):
 
     def update(self, values: Mapping[str, Any] | None = None, /, **more: Any) -> None:
         """Set many settings, by any of their names; all or, if one is wrong, none."""
-        self.set_layer("program", {**(values or {}), **more}, source="the program")
+        given = {**(values or {}), **more}
+        self._change("program", parsed(given.items(), "the program", line=running_line()))
 
     def set_layer(self, layer: str, values: Mapping[str, Any], *, source: str) -> None:
         """Set settings in one of the layers."""
-        self._change(layer, _parsed(values.items(), source))
+        self._change(layer, parsed(values.items(), source))
 
     def load_object(
         self, target: object, *, namespace: str | None = None, force: bool = False
@@ -160,10 +186,10 @@ class Config(Settings):
         so before is replaced. With a namespace only names that begin with it count.
         """
 
-        def load() -> dict[str, _Value]:
+        def load() -> dict[str, Value]:
             source = target if isinstance(target, str) else _title(target)
             found = import_named(target) if isinstance(target, str) else target
-            return _parsed(_settings_in(found, namespace), source)
+            return from_object(found, namespace, source)
 
         if self._loaded or force or not isinstance(target, str):
             self._pending = None
@@ -172,7 +198,7 @@ class Config(Settings):
         else:
             self._pending = load
 
-    def _change(self, layer: str, values: Mapping[str, _Value]) -> None:
+    def _change(self, layer: str, values: Mapping[str, Value]) -> None:
         with self._changing:
             self._layers[layer] = {**self._layers[layer], **values}
             if self.snapshot is not None:
@@ -195,18 +221,18 @@ class Config(Settings):
             snapshot = self.snapshot = self._compile()
             return snapshot
 
-    def _read_sources(self, pending: Callable[[], dict[str, _Value]] | None) -> None:
+    def _read_sources(self, pending: Callable[[], dict[str, Value]] | None) -> None:
         if pending is not None:
             self._layers["object"] = pending()
         if not self._loaded:
             environ = os.environ if self._environ is None else self._environ
             folder = self._folder or os.getcwd()  # noqa: PTH109 -- see project.py
-            self._layers["environment"] = _from_environment(environ)
-            self._layers["pyproject"] = _from_pyproject(folder)
+            self._layers["environment"] = from_environment(environ)
+            self._layers["pyproject"] = from_pyproject(folder)
             self._loaded = True
 
     def _compile(self) -> Snapshot:
-        values = {name: row.default for name, row in TABLE.items()}
+        values: dict[str, Any] = {name: row.default for name, row in TABLE.items()} | self._own
         sources: dict[str, str] = {}
         for layer in LAYERS:
             for name, each in self._layers[layer].items():
@@ -217,89 +243,6 @@ class Config(Settings):
         warn_of_pickle("result_serializer", (values["result_serializer"],))
         self._made += 1
         return Snapshot(self._made, MappingProxyType(values), MappingProxyType(sources))
-
-
-def setting_named(name: str) -> str:
-    """Return the name of the setting known by this name; raises ImproperlyConfigured."""
-    if name in NAMES:
-        return NAMES[name]
-    raise ImproperlyConfigured(_unknown(name))
-
-
-def _unknown(name: str, source: str = "") -> str:
-    hint = suggestion(name.lower(), TABLE)
-    return f"there is no setting {name!r}{hint}" + (f" (from {source})" if source else "")
-
-
-def _parsed(items: Iterable[tuple[str, Any]], source: str) -> dict[str, _Value]:
-    found: dict[str, _Value] = {}
-    for given, value in items:
-        if given not in NAMES:
-            raise ImproperlyConfigured(_unknown(given, source))
-        row = TABLE[NAMES[given]]
-        found[row.name] = _Value(row.parse(value, source), source)
-    return found
-
-
-# --- the sources
-
-
-def _from_pyproject(folder: str) -> dict[str, _Value]:
-    path = f"{project_folder(folder)}/pyproject.toml"
-    try:
-        with open(path, encoding="utf-8") as file:  # noqa: PTH123 -- see project.py
-            text = file.read()
-    except OSError:
-        return {}
-    if "tool.umbel" not in text:
-        return {}
-    import tomllib  # noqa: PLC0415 -- few projects have such a section
-
-    try:
-        section = tomllib.loads(text).get("tool", {}).get("umbel", {})
-    except tomllib.TOMLDecodeError as error:
-        raise ImproperlyConfigured(f"{path} cannot be read: {error}") from error
-    return _parsed(section.items(), f"{path}, [tool.umbel]")
-
-
-def _from_environment(environ: Mapping[str, str]) -> dict[str, _Value]:
-    found: dict[str, _Value] = {}
-    for variable, text in environ.items():
-        if not variable.startswith("UMBEL_"):
-            continue
-        name = variable.removeprefix("UMBEL_").lower()
-        source = f"the variable {variable}"
-        if name in TABLE:
-            found[name] = _Value(TABLE[name].parse_text(text, source), source)
-        elif suggestion(name, TABLE, _SIMILAR):
-            raise ImproperlyConfigured(_unknown(name, source))
-    return found
-
-
-def _settings_in(found: object, namespace: str | None) -> Iterator[tuple[str, Any]]:
-    items = found.items() if isinstance(found, Mapping) else _attributes(found)
-    prefix = f"{namespace.rstrip('_')}_" if namespace else ""
-    for given, value in items:
-        if prefix and not given.upper().startswith(prefix.upper()):
-            continue
-        name = given[len(prefix) :]
-        if prefix and name.isupper():
-            name = name.lower()
-        if name in NAMES:
-            yield name, value
-        elif isinstance(found, Mapping) and not prefix:
-            yield given, value  # a dict made for us has nothing else in it: an error says so
-        elif suggestion(name.lower(), TABLE, _SIMILAR):
-            yield name, value  # a module has other names too, but hardly one so similar
-
-
-def _attributes(found: object) -> Iterator[tuple[str, Any]]:
-    for name in dir(found):
-        if name.startswith("_"):
-            continue
-        value = getattr(found, name)
-        if not isinstance(value, ModuleType):
-            yield name, value
 
 
 def _title(target: object) -> str:

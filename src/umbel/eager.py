@@ -166,7 +166,8 @@ def _record(
     )
     if bound.compression is not None:
         meta = compress_meta(meta, bound.compression)
-    return ResultRecord(request.id, meta, state, bound.result_expires)
+    expires = bound.failure_expires if state == states.FAILURE else bound.result_expires
+    return ResultRecord(request.id, meta, state, expires)
 
 
 def _follow_up(task: Any, request: Request, outcome: Outcome) -> None:

@@ -9,27 +9,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from umbel import servers
+from umbel.addresses import Address, broker_address, result_address
 from umbel.bridge import ResultBridge
 from umbel.bridge.process import call_after_fork
 from umbel.clock import SYSTEM_CLOCK, Clock
-from umbel.serializers import get
+from umbel.exceptions import ContentDisallowed
+from umbel.serializers import accepted, get
 from umbel.servers.ordered import OrderedCommit, SettlingByCommit
 from umbel.servers.seams import Committer, Ledger, ResultStore, Server
 from umbel.wire.result import decode_meta
-
-#: The settings that say which servers these are, and how their results are read.
-_SETTINGS = (
-    "broker_url",
-    "broker_transport_options",
-    "result_backend",
-    "result_backend_transport_options",
-    "result_serializer",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +38,20 @@ class Servers:
 
 
 @dataclass(frozen=True, slots=True)
+class _Places:
+    """What settings say of servers, and of how results are read."""
+
+    broker: Address
+    results: Address | None
+    serializer: str
+    accept: tuple[str, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
 class _Open:
-    places: tuple[Any, ...]
+    #: The newest that are known to say these places.
+    settings: Mapping[str, Any]
+    places: _Places
     servers: Servers
     bridge: ResultBridge
 
@@ -86,39 +91,54 @@ class Opened:
 
     def _get(self, settings: Mapping[str, Any]) -> _Open:
         found = self._open
-        places = tuple(settings[name] for name in _SETTINGS)
-        if found is not None and found.places == places:
+        if found is not None and found.settings is settings:
             return found
         with self._opening:
-            found, former = self._open, None
-            if found is None or found.places != places:
-                opened = open_servers(settings)
-                former = found
-                bridge = ResultBridge(opened.results, decode=_decoder(settings))
-                found = self._open = _Open(places, opened, bridge)
+            places, former = _places(settings), self._open
+            if former is not None and former.places == places:
+                found = self._open = replace(former, settings=settings)
+                return found
+            opened = _servers(places)
+            bridge = ResultBridge(opened.results, decode=_decoder(places))
+            found = self._open = _Open(settings, places, opened, bridge)
         if former is not None:
             _close(former)
         return found
 
 
-def _decoder(settings: Mapping[str, Any]) -> Callable[[bytes], dict[str, Any]]:
-    """Return what reads a stored result; compressed ones say so themselves."""
-    if settings["result_serializer"] == "json":
-        return decode_meta
-    return partial(decode_meta, loads=get(settings["result_serializer"]).loads)
+def _places(settings: Mapping[str, Any]) -> _Places:
+    return _Places(
+        broker_address(settings),
+        result_address(settings),
+        settings["result_serializer"],
+        settings["result_accept_content"],
+    )
 
 
-def open_servers(settings: Mapping[str, Any]) -> Servers:
-    """Open the broker and, where it is another, the result store that these settings name."""
-    url = settings["broker_url"]
-    broker_url = (url if isinstance(url, str) else url[0]).split(";")[0]
-    result_url = settings["result_backend"]
-    broker = servers.open(broker_url, settings["broker_transport_options"])
-    if not result_url or result_url == broker_url or result_url.startswith("rpc:"):
+def _servers(places: _Places) -> Servers:
+    broker = servers.open(places.broker.url, places.broker.options)
+    if places.results is None:
         return Servers(broker, broker.results, broker.ledger, broker.committer)
-    store = servers.open(result_url, settings["result_backend_transport_options"])
+    store = servers.open(places.results.url, places.results.options)
     committer = OrderedCommit(broker.transport, store.results, SettlingByCommit(broker.committer))
     return Servers(broker, store.results, broker.ledger or store.ledger, committer, store)
+
+
+def _decoder(places: _Places) -> Callable[[bytes], dict[str, Any]]:
+    """Return what reads a stored result; compressed ones say so themselves."""
+    serializer = get(places.serializer)
+    if places.accept is not None and serializer.content_type not in accepted(places.accept):
+        allowed = ", ".join(places.accept)
+
+        def refuse(_data: bytes) -> dict[str, Any]:
+            raise ContentDisallowed(
+                f"results are {serializer.content_type}, result_accept_content allows {allowed}"
+            )
+
+        return refuse
+    if places.serializer == "json":
+        return decode_meta
+    return partial(decode_meta, loads=serializer.loads)
 
 
 def _close(found: _Open) -> None:

@@ -175,6 +175,11 @@ class Router:
         )
 
 
+def direct_queue(node: str) -> Queue:
+    """Return the queue that only this worker consumes, where ``worker_direct`` is set."""
+    return Queue(f"{node}.dq2", Exchange("C.dq2"), node)
+
+
 def _type_argument(kind: str) -> dict[str, Any]:
     return {} if kind == "classic" else {"x-queue-type": kind}
 

@@ -91,6 +91,8 @@ class Task(Generic[P, R]):
     track_started: bool | None = None
     acks_late: bool | None = None
     acks_on_failure_or_timeout: bool | None = None
+    acks_on_failure: bool | None = None
+    acks_on_timeout: bool | None = None
     reject_on_worker_lost: bool | None = None
     serializer: str | None = None
     compression: str | None = None
@@ -507,6 +509,8 @@ class TaskOptions(TypedDict, total=False):
     track_started: bool | None
     acks_late: bool | None
     acks_on_failure_or_timeout: bool | None
+    acks_on_failure: bool | None
+    acks_on_timeout: bool | None
     reject_on_worker_lost: bool | None
     serializer: str | None
     compression: str | None

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 import sys
 import threading
+import zoneinfo
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
 
 from umbel import config
-from umbel.config import NAMES, TABLE, Config
+from umbel.config import Config
 from umbel.exceptions import ImproperlyConfigured, SecurityWarning
 from umbel.project import project_folder
+from umbel.settings.kinds import Later, Unused
+from umbel.settings.table import NAMES, TABLE
 
 
 @pytest.fixture
@@ -58,12 +61,13 @@ def test_a_setting_without_effect_says_so() -> None:
     texts = [path.read_text() for path in source.rglob("*.py") if path.parent.name != "settings"]
     words = set(re.findall(r"\w+", "\n".join(texts)))
     read_as_options = {"task_compression"}  # as f"task_{name}"
-    silent = {name for name, row in TABLE.items() if not row.unused} - words - read_as_options
-    assert silent == set()
+    takes_one_value = {"task_protocol"}
+    used = {name for name, row in TABLE.items() if not isinstance(row, Later | Unused)}
+    assert used - words - read_as_options - takes_one_value == set()
 
 
 def test_no_two_settings_share_a_name() -> None:
-    names = [name for row in TABLE.values() for name in {row.name, row.name.upper(), *row.old}]
+    names = [name for row in TABLE.values() for name in row.known]
     assert len(names) == len(set(names)) == len(NAMES)
 
 
@@ -94,10 +98,10 @@ def test_a_misspelt_name_is_an_error_with_a_suggestion(conf: Config, name: str) 
     ("name", "value", "expected"),
     [
         ("task_always_eager", "yes", "True or False"),
-        ("task_time_limit", "3", "a number of seconds or a timedelta or None"),
+        ("task_time_limit", "3", "a number of seconds or a timedelta, 0 or None"),
         ("task_time_limit", -1, "a number of seconds"),
-        ("worker_concurrency", 2.5, "a whole number or None"),
-        ("worker_concurrency", True, "a whole number or None"),
+        ("worker_concurrency", 2.5, "a whole number, 'auto' or None"),
+        ("worker_concurrency", True, "a whole number, 'auto' or None"),
         ("broker_transport_options", [], "a dict"),
         ("accept_content", 3, "a list of names"),
         ("task_default_exchange_type", "fan", "one of 'direct', 'topic', 'fanout', 'headers'"),
@@ -119,7 +123,7 @@ def test_a_secret_is_not_shown_in_an_error(conf: Config) -> None:
 
 def test_values_are_brought_into_their_form(conf: Config) -> None:
     conf.update(
-        result_expires=timedelta(hours=1),
+        result_expires=dt.timedelta(hours=1),
         accept_content=["json", "yaml"],
         imports="a, b",
         task_acks_late=0,
@@ -340,3 +344,132 @@ def test_pickle_is_warned_of(folder: Path, setting: dict[str, object]) -> None:
     conf = Config(setting, environ={}, folder=str(folder))
     with pytest.warns(SecurityWarning, match=f"{next(iter(setting))} names pickle"):
         conf.current()
+
+
+# --- sources
+
+
+def test_of_an_old_and_a_new_name_the_new_one_counts(conf: Config) -> None:
+    conf.load_object({"task_acks_late": True, "CELERY_ACKS_LATE": False})
+    assert conf.task_acks_late is True
+    conf.load_object(SimpleNamespace(CELERYD_CONCURRENCY=3, worker_concurrency=4))
+    assert conf.worker_concurrency == 4
+
+
+def test_old_names_count_beside_a_namespace_as_in_celery(conf: Config) -> None:
+    settings = SimpleNamespace(
+        CELERY_ACKS_LATE=False,
+        CELERYD_CONCURRENCY=7,
+        CELERY_RESULT_EXTENDED=True,
+        BROKER_URL="memory://",
+        TIME_ZONE="Europe/Rome",
+        INCLUDE=("something else",),
+    )
+    conf.load_object(settings, namespace="CELERY")
+    assert (conf.task_acks_late, conf.worker_concurrency) == (False, 7)
+    assert (conf.result_extended, conf.broker_url) == (True, "memory://")
+    assert (conf.timezone, conf.include) == ("Europe/Rome", ())
+    settings.CELERY_TIMEZONE = "Europe/Oslo"
+    conf.load_object(settings, namespace="CELERY")
+    assert conf.timezone == "Europe/Oslo"
+
+
+def test_celerys_own_variables_count_unless_ours_do(folder: Path) -> None:
+    environ = {
+        "CELERY_BROKER_URL": "redis://theirs",
+        "CELERY_RESULT_BACKEND": "redis://results",
+        "UMBEL_BROKER_URL": "redis://ours",
+        "CELERY_BROKER_READ_URL": "",
+    }
+    conf = Config({"result_backend": "rpc://"}, environ=environ, folder=str(folder))
+    assert conf.broker_url == "redis://ours"
+    assert conf.result_backend == "redis://results"
+    assert conf.source_of("result_backend") == "the variable CELERY_RESULT_BACKEND"
+    assert conf.broker_read_url is None
+
+
+def test_a_source_names_the_line(conf: Config, folder: Path) -> None:
+    conf.task_track_started = True
+    assert re.fullmatch(rf"the program, {__file__}, line \d+", conf.source_of("task_track_started"))
+    path = folder / "pyproject.toml"
+    path.write_text(
+        "[project]\ntimezone = 'x'\n[tool.umbel]\n\ntimezone = 'UTC'\n"
+        "[tool.umbel.task_routes]\na = 'b'\n"
+    )
+    read = Config(environ={}, folder=str(folder))
+    assert read.source_of("timezone") == f"{folder.resolve()}/pyproject.toml, line 5"
+    assert read.source_of("task_routes").endswith(", line 6")
+
+
+# --- values
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "kept"),
+    [
+        ("worker_concurrency", "auto", None),
+        ("worker_concurrency", 0, None),
+        ("worker_pool", "processes", "prefork"),
+        ("task_default_delivery_mode", 1, "transient"),
+        ("task_default_delivery_mode", "2", "persistent"),
+        ("result_expires", 0, None),
+        ("task_time_limit", 0, None),
+        ("task_protocol", 2, 2),
+        ("broker_use_ssl", {"ca_certs": "x"}, {"ca_certs": "x"}),
+        ("timezone", dt.UTC, "UTC"),
+        ("timezone", zoneinfo.ZoneInfo("Europe/Rome"), "Europe/Rome"),
+    ],
+)
+def test_values_of_celery_are_brought_into_our_form(
+    conf: Config, name: str, given: object, kept: object
+) -> None:
+    conf[name] = given
+    assert conf[name] == kept
+
+
+@pytest.mark.parametrize(("name", "value"), [("task_protocol", 1), ("broker_url", "")])
+def test_values_that_nothing_can_follow(conf: Config, name: str, value: object) -> None:
+    with pytest.raises(ImproperlyConfigured, match=name):
+        conf[name] = value
+
+
+def test_a_default_may_be_changed_where_it_is(conf: Config, folder: Path) -> None:
+    conf.beat_schedule["a"] = {"task": "t"}
+    conf.task_always_eager = True
+    assert conf.beat_schedule == {"a": {"task": "t"}}
+    assert conf.table() == {"beat_schedule": {"a": {"task": "t"}}, "task_always_eager": True}
+    assert Config(environ={}, folder=str(folder)).beat_schedule == {}
+
+
+# --- what is shown
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        ("broker_url", "redis://u:pw@h/0", "redis://u:********@h/0"),
+        ("broker_url", "redis://:p@w/x@h/0?password=pw&a=1", "redis://:********@h/0?password="),
+        ("broker_url", "amqp://a:b@h;amqp://c:d@i", "amqp://a:********@h;amqp://c:********@i"),
+        ("broker_url", ("amqp://a:b@h",), ("amqp://a:********@h",)),
+        ("broker_url", "redis://h:6379/0", "redis://h:6379/0"),
+        ("redis_password", "pw", "********"),
+        ("broker_transport_options", {"password": "pw", "n": 1}, {"password": "********", "n": 1}),
+        ("task_annotations", {"*": {"api_key": "pw"}}, {"*": {"api_key": "********"}}),
+        ("task_default_routing_key", "key", "key"),
+    ],
+)
+def test_secrets_are_masked(conf: Config, name: str, value: object, shown: object) -> None:
+    conf[name] = value
+    found = conf.table()[name]
+    assert found == shown or (isinstance(shown, str) and found.startswith(shown))
+    assert "pw" not in str(found)
+    assert str(value) in conf.humanize(censored=False)
+
+
+def test_it_is_a_mapping(conf: Config) -> None:
+    assert dict(conf)["timezone"] is None
+    assert len(conf) == len(list(conf.items())) == len(list(conf.values())) == len(TABLE)
+    assert conf.table() == {}
+    assert conf.table(with_defaults=True)["task_default_queue"] == "celery"
+    conf.timezone = "UTC"
+    assert conf.humanize() == "timezone: 'UTC'"

@@ -143,11 +143,26 @@ def test_a_task_may_want_the_messages_of_its_failures_kept() -> None:
     assert effects.ending is Ending.DEAD
     assert "ValueError('no')" in effects.reason
     assert meta(effects)["status"] == "FAILURE"
-    over = kept.refuse(delivery(verdict="time-limit 5"), NOW)
-    assert over is not None
-    assert "TimeLimitExceeded" in over.reason
     early = service(bound(broken, acks_failures=False, acks_late=False))
     assert run(early, delivery(message())).ending is Ending.ACK
+
+
+@pytest.mark.parametrize(("acks", "ending"), [(False, Ending.DEAD), (True, Ending.ACK)])
+def test_time_limits_are_told_apart_from_other_failures(*, acks: bool, ending: Ending) -> None:
+    kept = service(bound(lambda: None, acks_failures=not acks, acks_timeouts=acks))
+    over = kept.refuse(delivery(verdict="time-limit 5"), NOW)
+    assert over is not None
+    assert over.ending is ending
+    assert ("TimeLimitExceeded" in over.reason) is not acks
+
+
+def test_failures_may_expire_sooner() -> None:
+    def broken() -> None:
+        raise ValueError("no")
+
+    for function, seconds in ((broken, 5.0), (lambda: None, 60.0)):
+        task = bound(function, result_expires=60.0, failure_expires=5.0)
+        assert run(service(task), delivery(message())).results[0].expires_in == seconds
 
 
 def test_callbacks_and_the_next_link_follow_success() -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from umbel import states
 from umbel.bound import BoundTask
-from umbel.exceptions import EncodeError
+from umbel.exceptions import EncodeError, SoftTimeLimitExceeded, TimeLimitExceeded
 from umbel.message import Delivery, Effects, Ending, Message, Outcome, ResultRecord
 from umbel.wire.result import compress_meta, encode_meta, task_tuple
 from umbel.wire.saferepr import bounded_repr
@@ -159,10 +159,12 @@ def _errbacks(request: Request, policy: Policy) -> tuple[tuple[Message, ...], st
 
 def _unacknowledged(outcome: Outcome, bound: BoundTask) -> str | None:
     """Return why the message of a failed task is kept, if its task wants that."""
-    if bound.acks_failures or not bound.acks_late:
+    timed_out = isinstance(outcome.error, (SoftTimeLimitExceeded, TimeLimitExceeded))
+    if not bound.acks_late or (bound.acks_timeouts if timed_out else bound.acks_failures):
         return None
     shown = bounded_repr(outcome.error, _REASON)
-    return f"the task failed, and acks_on_failure_or_timeout is off: {shown}"
+    setting = "acks_on_timeout" if timed_out else "acks_on_failure"
+    return f"the task failed, and {setting} (or acks_on_failure_or_timeout) is off: {shown}"
 
 
 def _results(
@@ -207,7 +209,8 @@ def _record(
     )
     if bound.compression is not None:
         meta = compress_meta(meta, bound.compression)
-    return ResultRecord(task_id, meta, state, bound.result_expires, request.reply_to)
+    expires = bound.failure_expires if state == states.FAILURE else bound.result_expires
+    return ResultRecord(task_id, meta, state, expires, request.reply_to)
 
 
 def _has_next(request: Request) -> bool:

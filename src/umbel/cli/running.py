@@ -112,11 +112,19 @@ def load_app(given: Given, include: Sequence[str] = ()) -> Umbel:
     return app
 
 
+def _take_workers_address(app: Umbel) -> None:
+    url = app.conf.broker_read_url
+    if url is not None:
+        values = {"broker_url": url, "broker_write_url": None}
+        app.conf.set_layer("command line", values, source="broker_read_url")
+
+
 def _let_configure(app: Umbel, asked: Asked) -> None:
     """Send ``celeryd_init``: its receivers may change the configuration before it is used."""
     signals.celeryd_init.send(
         ids.node_name(asked.node), instance=None, conf=app.conf, options=dataclasses.asdict(asked)
     )
+    _take_workers_address(app)
 
 
 def make_worker(app: Umbel, asked: Asked) -> Worker:
@@ -180,7 +188,9 @@ def _reach_broker(app: Umbel, queues: Sequence[str]) -> None:
             transport.depth(queues)
             break
         except ConnectionLost as error:
-            if not app.conf.broker_connection_retry_on_startup:
+            most = app.conf.broker_connection_max_retries
+            given_up = most is not None and attempt >= most
+            if given_up or not app.conf.broker_connection_retry_on_startup:
                 raise
             if not attempt:
                 logger.error("The broker does not answer, waiting for it: %s", error)

@@ -7,18 +7,35 @@ checker as well.
 
 from __future__ import annotations
 
+import datetime as dt
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any, Generic, Protocol, TypeVar, overload
+from typing import Any, Final, Generic, Protocol, TypeVar, overload
 
 from umbel.exceptions import ImproperlyConfigured
 
 T = TypeVar("T")
+V = TypeVar("V")
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off", ""})
+_OLD_PREFIXES = (("TASK_", "CELERY_"), ("WORKER_", "CELERYD_"), ("BEAT_", "CELERYBEAT_"))
+
+#: What stands for a secret.
+MASK = "********"
+
+#: The password of a URL. It may hold "@" and "/"; another URL may follow after ";" or ",".
+_PASSWORD = re.compile(r"(://[^:/?#@\s]*:)(?:(?![;,]\w+://)\S)*@")
+_HIDDEN = r"\w*(?:password|passwd|secret|token|api_?key|access_?key|credential)\w*"
+_FIELD = re.compile(rf"([?&;]{_HIDDEN}=)[^&;\s]*", re.IGNORECASE)
+_NAME = re.compile(rf"{_HIDDEN}|pass|auth", re.IGNORECASE)
+
+#: Celery's default is ours.
+SAME: Final[Any] = object()
+#: Celery has no such setting.
+OURS: Final[Any] = object()
 
 
 class Owner(Protocol):
@@ -46,7 +63,7 @@ class Kind(Generic[T]):
 class Setting(Generic[T]):
     """One row of the table. Belongs to the class it is declared in; never changed."""
 
-    __slots__ = ("celery", "default", "kind", "name", "note", "old", "secret", "unused")
+    __slots__ = ("celery", "default", "kind", "known", "name", "note", "secret")
 
     def __init__(
         self,
@@ -54,30 +71,28 @@ class Setting(Generic[T]):
         default: T,
         note: str,
         *,
+        celery: Any = SAME,
         old: str = "",
-        celery: str = "",
         secret: bool = False,
-        unused: str = "",
     ) -> None:
-        self.name = ""
         self.kind = kind
         self.default = default
-        #: One sentence for the documentation.
+        #: One or two sentences for the documentation.
         self.note = note
-        #: Celery's old upper-case names, separated by blanks.
-        self.old = tuple(old.split())
-        #: Celery's default where it is another, as text.
-        self.celery = celery
-        #: Its value may hold a password: masked in reports.
+        #: Celery's default.
+        self.celery = default if celery is SAME else celery
+        #: All of its value is masked in reports.
         self.secret = secret
-        #: Why nothing happens when it is set; "" = it has its effect.
-        self.unused = unused
+        self.name = ""
+        #: What it is known by; so far Celery's old names that do not follow the rule.
+        self.known = tuple(old.split())
 
     def __set_name__(self, owner: type, name: str) -> None:
         """Learn the name; be there under the old ones too."""
         self.name = name
-        for old in self.old:
-            setattr(owner, old, self)
+        self.known = (name, *_old_names(name.upper()), *self.known)
+        for known in self.known[1:]:
+            setattr(owner, known, self)
 
     @overload
     def __get__(self, config: None, owner: type) -> Setting[T]: ...
@@ -96,25 +111,66 @@ class Setting(Generic[T]):
 
     def parse(self, value: Any, source: str) -> T:
         """Return the value as it is kept; raises ImproperlyConfigured naming the source."""
-        try:
-            return self.kind.check(value)
-        except (TypeError, ValueError) as error:
-            raise ImproperlyConfigured(
-                f"{self.name}: expected {self.kind.what}, got {self._shown(value)} (from {source})"
-            ) from error
+        return self._checked(value, self.kind.check, source)
 
     def parse_text(self, text: str, source: str) -> T:
         """Return the value of a text as an environment variable has it."""
-        try:
-            value = self.kind.read(text)
-        except ValueError as error:
-            raise ImproperlyConfigured(
-                f"{self.name}: expected {self.kind.what}, got {self._shown(text)} (from {source})"
-            ) from error
-        return self.parse(value, source)
+        return self.parse(self._checked(text, self.kind.read, source), source)
 
-    def _shown(self, value: Any) -> str:
-        return f"a {type(value).__name__} (not shown: secret)" if self.secret else repr(value)
+    def _checked(self, given: Any, check: Callable[[Any], V], source: str) -> V:
+        try:
+            return check(given)
+        except (TypeError, ValueError) as error:
+            expected, shown = self.kind.what, self.masked(given)
+            raise ImproperlyConfigured(
+                f"{self.name}: expected {expected}, got {shown!r} (from {source})"
+            ) from error
+
+    def masked(self, value: Any) -> Any:
+        """Return a value, what is secret in it masked."""
+        return MASK if self.secret and value is not None else masked(value)
+
+
+def masked(value: Any) -> Any:
+    """Return a value with what is secret in it replaced by asterisks."""
+    match value:
+        case str():
+            return _FIELD.sub(rf"\1{MASK}", _PASSWORD.sub(rf"\1{MASK}@", value))
+        case Mapping():
+            return {name: _masked_field(name, each) for name, each in value.items()}
+        case list():
+            return [masked(each) for each in value]
+        case tuple():
+            return tuple(masked(each) for each in value)
+        case _:
+            return value
+
+
+def _masked_field(name: Any, value: Any) -> Any:
+    if isinstance(name, str) and _NAME.fullmatch(name) and value is not None:
+        return MASK
+    return masked(value)
+
+
+class Unused(Setting[T]):
+    """Accepted without effect: umbel has no such mechanism; the note says why it needs none."""
+
+    __slots__ = ()
+
+
+class Later(Setting[T]):
+    """Accepted without effect so far: its mechanism is yet to come."""
+
+    __slots__ = ()
+
+
+def _old_names(name: str) -> Iterator[str]:
+    """Yield Celery's old names: ``CELERY_ACKS_LATE``, ``CELERYD_POOL``, ``CELERYBEAT_SCHEDULE``."""
+    yield name
+    yield f"CELERY_{name}"
+    for prefix, old in _OLD_PREFIXES:
+        if name.startswith(prefix):
+            yield old + name.removeprefix(prefix)
 
 
 def optional(kind: Kind[T]) -> Kind[T | None]:
@@ -129,15 +185,30 @@ def optional(kind: Kind[T]) -> Kind[T | None]:
     return Kind(f"{kind.what} or None", check, read)
 
 
-def choice(*allowed: str) -> Kind[str]:
-    """Return a kind that takes one of these words."""
+def choice(*allowed: T, also: Mapping[Any, T] | None = None) -> Kind[T]:
+    """Return a kind that takes one of these values, or what else they are called."""
+    known: dict[Any, T] = {each: each for each in allowed} | dict(also or {})
+    words = {str(each): each for each in known}
 
-    def check(value: Any) -> str:
-        if value not in allowed:
+    def check(value: Any) -> T:
+        if not isinstance(value, str | int) or value not in known:
             raise ValueError(value)
-        return str(value)
+        return known[value]
 
-    return Kind("one of " + ", ".join(repr(word) for word in allowed), check, str)
+    def read(text: str) -> Any:
+        return words.get(text, text)
+
+    return Kind("one of " + ", ".join(repr(each) for each in allowed), check, read)
+
+
+def or_zero(kind: Kind[T]) -> Kind[T | None]:
+    """Return a kind that takes None too, and 0 for it."""
+    taking_none = optional(kind)
+
+    def check(value: Any) -> T | None:
+        return None if value == 0 and not isinstance(value, bool) else taking_none.check(value)
+
+    return Kind(f"{kind.what}, 0 or None", check, taking_none.read)
 
 
 def _boolean(value: Any) -> bool:
@@ -168,7 +239,7 @@ def _number(value: Any) -> float:
 
 
 def _seconds(value: Any) -> float:
-    seconds = value.total_seconds() if isinstance(value, timedelta) else _number(value)
+    seconds = value.total_seconds() if isinstance(value, dt.timedelta) else _number(value)
     if seconds < 0:
         raise ValueError(value)
     return seconds
@@ -197,7 +268,7 @@ def _read_names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
+def _mapping(value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise TypeError(value)
     return dict(value)
@@ -218,8 +289,34 @@ def _rate(value: Any) -> str | float:
     return value if isinstance(value, str) else float(value)
 
 
-def _lines_or_urls(value: Any) -> str | tuple[str, ...]:
+def _urls(value: Any) -> str | tuple[str, ...]:
+    if not value:
+        raise ValueError(value)
     return value if isinstance(value, str) else _names(value)
+
+
+def _concurrency(value: Any) -> int | None:
+    if value in ("auto", None, 0) and not isinstance(value, bool):
+        return None
+    if _integer(value) < 0:
+        raise ValueError(value)
+    return int(value)
+
+
+def _read_concurrency(text: str) -> Any:
+    return int(text) if text.strip() not in ("auto", "", "none") else None
+
+
+def _zone(value: Any) -> str:
+    return "UTC" if value is dt.UTC else _text(getattr(value, "key", value))
+
+
+def _tls(value: Any) -> bool | dict[str, Any]:
+    return _mapping(value) if isinstance(value, Mapping) else _boolean(value)
+
+
+def _read_tls(text: str) -> Any:
+    return _read_json(text) if text.lstrip().startswith("{") else _read_boolean(text)
 
 
 BOOLEAN = Kind("True or False", _boolean, _read_boolean)
@@ -230,11 +327,18 @@ TEXT = Kind("a text", _text, str)
 NAMES = Kind("a list of names", _names, _read_names)
 MAPPING = Kind("a dict", _mapping, _read_json)
 RATE = Kind("a rate such as '10/m', '3/s' or '100/h'", _rate, _read_rate)
-URLS = Kind("a URL or a list of URLs", _lines_or_urls, str)
+URLS = Kind("a URL or a list of URLs", _urls, str)
+ZONE = Kind("a time zone's name", _zone, str)
+TLS = Kind("True, False or a dict of TLS options", _tls, _read_tls)
+CONCURRENCY = Kind("a whole number, 'auto' or None", _concurrency, _read_concurrency)
 
 
 def _anything(value: Any) -> Any:
     return value
 
 
-ANYTHING: Kind[Any] = Kind("any value", _anything, _read_json)
+def _read_anything(text: str) -> Any:
+    return _read_json(text) if text.lstrip()[:1] in ("{", "[", '"', "") else text
+
+
+ANYTHING: Kind[Any] = Kind("any value", _anything, _read_anything)

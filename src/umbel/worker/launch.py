@@ -19,7 +19,7 @@ from umbel.context import Servers
 from umbel.exceptions import ImproperlyConfigured
 from umbel.message import Message
 from umbel.opened import clock_of
-from umbel.routing import Broadcast, Router
+from umbel.routing import Broadcast, Router, direct_queue
 from umbel.serializers import accepted
 from umbel.task import Task
 from umbel.topology import Queue, Topology
@@ -119,6 +119,8 @@ class Worker:
             most or options.concurrency or app.conf.worker_concurrency or available_cpus()
         )
         self.queues = _chosen_queues(app.router, self.node, options)
+        if app.conf.worker_direct:
+            self.queues += (direct_queue(self.node),)
         for task in app.tasks.values():
             per_second(task.rate_limit, task.name)  # a bad one is said now, not by each process
         self._options = options
@@ -162,7 +164,7 @@ class Worker:
         budgets: Budgets | None = None,
     ) -> Engine:
         """Make an engine in this process; unless given, its servers are opened here."""
-        servers = servers or self.app.servers()
+        servers, conf = servers or self.app.servers(), self.app.conf
         transport = servers.broker.transport
         transport.declare(_topology(self.queues))
         service = self._service()
@@ -172,7 +174,7 @@ class Worker:
                 queues=[queue.name for queue in self.queues],
                 lanes=self._lanes,
                 lease=self._lease,
-                window=self.app.conf.worker_window,
+                window=0.0 if conf.worker_disable_prefetch else conf.worker_window,
                 parent_lives=parent_lives,
                 max_tasks=self._max_tasks,
                 max_memory=self._max_memory,

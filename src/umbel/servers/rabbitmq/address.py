@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,9 +10,11 @@ from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import pika
+from pika.credentials import ExternalCredentials
 
 from umbel.exceptions import ImproperlyConfigured
 
+_TLS_OPTIONS = {"keyfile", "certfile", "ca_certs", "cert_reqs"}
 _PORT, _TLS_PORT = 5672, 5671
 #: Seconds until a connection attempt to one address is given up.
 _CONNECT_TIMEOUT = 4.0
@@ -32,6 +35,10 @@ class Address:
     urls: tuple[SplitResult, ...]
     connect_timeout: float = _CONNECT_TIMEOUT
     tls: ssl.SSLContext | None = None
+    #: Several URLs are tried in an order of chance.
+    shuffled: bool = False
+    #: We are who our TLS certificate says.
+    by_certificate: bool = False
 
     @property
     def display_url(self) -> str:
@@ -40,7 +47,8 @@ class Address:
 
     def parameters(self, *, heartbeat: int, name: str) -> list[Any]:
         """Return pika's parameters for each address. ``heartbeat`` in seconds; 0 = none."""
-        return [self._parameters(url, heartbeat, name) for url in self.urls]
+        urls = random.sample(self.urls, len(self.urls)) if self.shuffled else self.urls
+        return [self._parameters(url, heartbeat, name) for url in urls]
 
     def _parameters(self, url: SplitResult, heartbeat: int, name: str) -> Any:
         host = url.hostname or "localhost"
@@ -50,9 +58,7 @@ class Address:
             host=host,
             port=url.port or (_TLS_PORT if secure else _PORT),
             virtual_host=_vhost(url),
-            credentials=pika.PlainCredentials(
-                unquote(url.username or "guest"), unquote(url.password or "guest")
-            ),
+            credentials=self._credentials(url),
             heartbeat=heartbeat,
             ssl_options=pika.SSLOptions(context, host) if context else None,
             connection_attempts=1,
@@ -60,6 +66,13 @@ class Address:
             stack_timeout=self.connect_timeout * 1.5,
             client_properties={"connection_name": name, "product": "umbel"},
             tcp_options=_TCP,
+        )
+
+    def _credentials(self, url: SplitResult) -> Any:
+        if self.by_certificate:
+            return ExternalCredentials()
+        return pika.PlainCredentials(
+            unquote(url.username or "guest"), unquote(url.password or "guest")
         )
 
 
@@ -75,11 +88,37 @@ def read(url: str, options: Mapping[str, Any]) -> Address:
             raise ImproperlyConfigured(
                 f"expected amqp://user:password@host:port/vhost, got {_display(each)!r}"
             )
+    if options.get("use_ssl"):
+        urls = tuple(each._replace(scheme="amqps") for each in urls)
     return Address(
         urls,
         float(options.get("connect_timeout") or _CONNECT_TIMEOUT),
-        options.get("tls"),
+        options.get("tls") or _context(options.get("use_ssl")),
+        shuffled=options.get("failover_strategy") == "shuffle",
+        by_certificate=options.get("login_method") == "EXTERNAL",
     )
+
+
+def _context(tls: Any) -> ssl.SSLContext | None:
+    """Return what ``broker_use_ssl`` says, if it is a dict."""
+    if not isinstance(tls, Mapping):
+        return None
+    given = {str(name).removeprefix("ssl_"): value for name, value in tls.items()}
+    unknown = given.keys() - _TLS_OPTIONS
+    if unknown:
+        expected = ", ".join(sorted(_TLS_OPTIONS))
+        raise ImproperlyConfigured(f"broker_use_ssl: expected {expected}, got {min(unknown)!r}")
+    try:
+        context = ssl.create_default_context(cafile=given.get("ca_certs"))
+        if given.get("certfile"):
+            context.load_cert_chain(given["certfile"], given.get("keyfile"))
+    except OSError as error:  # ssl.SSLError is one
+        raise ImproperlyConfigured(f"broker_use_ssl: {error}") from error
+    required = given.get("cert_reqs", ssl.CERT_REQUIRED)
+    if required != ssl.CERT_REQUIRED:
+        context.check_hostname = False
+        context.verify_mode = required
+    return context
 
 
 def _vhost(url: SplitResult) -> str:

@@ -21,6 +21,14 @@ CONNECT_TIMEOUT = 5.0
 VISIBILITY_TIMEOUT = 3600.0
 #: Bytes of one message; above it the server's own limit (512 MiB) and our memory are too near.
 MAX_MESSAGE_SIZE = 128 << 20
+#: Options that redis-py's connection takes as they are.
+_CONNECTION_OPTIONS = (
+    "socket_connect_timeout",
+    "socket_keepalive",
+    "client_name",
+    "username",
+    "credential_provider",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +61,11 @@ class Options:
 
 def parse(url: str, options: Mapping[str, Any]) -> Options:
     """Read a URL and options; options that do not concern Redis are left alone."""
-    connection = _connection(url)
+    connection = _connection(url, tls=options.get("use_ssl"))
     timeout = float(options.get("socket_timeout") or SOCKET_TIMEOUT)
-    connection.setdefault("socket_connect_timeout", CONNECT_TIMEOUT)
-    for name in ("socket_connect_timeout", "socket_keepalive", "client_name", "username"):
+    connect_timeout = options.get("connect_timeout") or CONNECT_TIMEOUT
+    connection.setdefault("socket_connect_timeout", connect_timeout)
+    for name in _CONNECTION_OPTIONS:
         if options.get(name) is not None:
             connection[name] = options[name]
     return Options(
@@ -77,11 +86,16 @@ def parse(url: str, options: Mapping[str, Any]) -> Options:
     )
 
 
-def _connection(url: str) -> dict[str, Any]:
+def _connection(url: str, *, tls: Any) -> dict[str, Any]:
+    url = _normal(url)
+    if tls and url.startswith("redis:"):
+        url = f"rediss:{url.removeprefix('redis:')}"
     try:
-        parsed: dict[str, Any] = cast("Any", parse_url)(_normal(url))
+        parsed: dict[str, Any] = cast("Any", parse_url)(url)
     except ValueError as error:
         raise ImproperlyConfigured(f"{_without_password(url)}: {error}") from error
+    if isinstance(tls, Mapping):
+        parsed |= {f"ssl_{name.removeprefix('ssl_')}": value for name, value in tls.items()}
     return parsed
 
 
