@@ -31,6 +31,7 @@ from umbel.registry import AnyTask, TaskRegistry
 from umbel.routing import Route, Router
 from umbel.signals import Signal, import_modules
 from umbel.task import AsyncTask, Task, TaskOptions, task_from_function
+from umbel.version import software
 from umbel.wire.task import Request
 
 P = ParamSpec("P")
@@ -310,6 +311,12 @@ class Umbel:
         self.conf.set_layer(
             "defaults", values() if callable(values) else values, source="add_defaults"
         )
+
+    def bugreport(self) -> str:
+        """Return versions and the settings that were set, secrets masked, as text."""
+        facts = {**software(), "application": self.main or "(no name)"}
+        lines = [f"{name}: {value}" for name, value in facts.items()]
+        return "\n".join([*lines, "", self.conf.humanize(), ""])
 
     # --- what is made of the configuration
 

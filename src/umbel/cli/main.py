@@ -29,6 +29,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "queues": ("umbel.cli.queues", "Show what waits in queues, and who consumes them."),
         "dead": ("umbel.cli.dead", "List, show, requeue or drop dead letters."),
         "purge": ("umbel.cli.purge", "Delete the messages that wait in queues."),
+        "report": ("umbel.cli.report", "Show versions, and settings with their sources."),
         "demo": ("umbel.cli.demo", "Analyse Python's standard library with tasks."),
     }
 )
