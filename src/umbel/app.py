@@ -22,6 +22,7 @@ from umbel.bridge.aio import AsyncPublisher
 from umbel.calling import BoundCall
 from umbel.canvas.signature import Signature, maybe_signature
 from umbel.config import Config, Snapshot, import_named
+from umbel.control import Control
 from umbel.exceptions import ImproperlyConfigured, TransportError
 from umbel.message import Message
 from umbel.opened import Opened, Servers, clock_of
@@ -104,6 +105,7 @@ class Umbel:
         self._finalized = False
         self._foreign: dict[str, BoundCall] = {}
         self._opened = Opened()
+        self.control = Control(self.servers)
         self._router: tuple[Snapshot, Router] | None = None
         self._publisher: tuple[Snapshot, Publisher] | None = None
         #: Publishes for coroutines.

@@ -25,7 +25,7 @@ def test_a_slot_keeps_what_its_child_wrote_after_the_child_died() -> None:
     os.waitpid(pid, 0)
     assert (slot.state, slot.pid, slot.processed) == (SlotState.READY, pid, 7)
     assert slot.consumer_id == "umbel@here:1:ab"
-    assert slot.running() == [Running("id-ä", "tasks.add", 1.5, 2.5)]
+    assert slot.running() == [Running("id-ä", "tasks.add", 1.5, 2.5, 3)]
     assert board.slots[0].state is SlotState.FREE
     assert board.free() is board.slots[0]
 
@@ -45,3 +45,13 @@ def test_ids_of_every_allowed_length_come_back_whole(length: int) -> None:
     slot.begin(1, (b"i" * length, b"n" * 200, 0.0, 0.0))
     (running,) = slot.running()
     assert (running.id, running.name) == ("i" * length, "n" * 127)
+
+
+def test_an_order_to_end_is_for_one_run() -> None:
+    slot = Board(1, entries=8).slots[0]
+    slot.begin(3, (b"one", b"tasks.add", 1.5, 0.0))
+    (run,) = slot.running()
+    slot.order(run, 15)
+    assert [each.ordered for each in slot.running()] == [15]
+    slot.begin(3, (b"one", b"tasks.add", 1.75, 0.0))
+    assert [each.ordered for each in slot.running()] == [0]

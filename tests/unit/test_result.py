@@ -280,12 +280,28 @@ def test_revoke_goes_into_the_ledger(app: Umbel) -> None:
     ResultSet([two], app=app).revoke()
     ledger = app.servers().ledger
     assert ledger is not None
-    assert ledger.revoked([one.id, two.id, "other"]) == {one.id, two.id}
+    assert set(ledger.revoked([one.id, two.id, "other"])) == {one.id, two.id}
 
 
-def test_revoke_says_what_it_cannot_do(app: Umbel) -> None:
-    with pytest.raises(NotImplementedError, match=r"app\.control"):
-        result(app).revoke(terminate=True)
+def test_revoke_may_end_what_runs(app: Umbel) -> None:
+    one, two, three = result(app), result(app), result(app)
+    one.revoke(terminate=True)
+    GroupResult("g", [two], app=app).revoke(terminate=True, signal="kill")
+    app.control.terminate([three.id], 15)
+    ledger = app.servers().ledger
+    assert ledger is not None
+    told = ledger.revoked([one.id, two.id, three.id])
+    assert [each.signal for each in told.values()] == ["SIGTERM", "SIGKILL", "SIGTERM"]
+    with pytest.raises(ValueError, match="expected a signal such as TERM, got 'SIGNOPE'"):
+        app.control.revoke(one.id, terminate=True, signal="SIGNOPE")
+
+
+def test_a_revocation_ends(app: Umbel) -> None:
+    one = result(app)
+    app.control.revoke(one.id, expires=0.0)
+    ledger = app.servers().ledger
+    assert ledger is not None
+    assert ledger.revoked([one.id]) == {}
 
 
 # --- follow

@@ -6,7 +6,8 @@ find_app   from ``-A`` to an application
 worker     run tasks            running, banner, logs
 call       send a task          result          show what became of one
 queues     what waits where     purge           delete messages
-dead       messages given up    demo            umbel at work on the standard library
+dead       messages given up    revoke          call tasks off
+demo       umbel at work on the standard library
 
 asking, moments, names, texts   what several of them ask, read and print
 """

@@ -11,15 +11,12 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 from umbel import exceptions, states
 from umbel.bridge import ResultBridge
 from umbel.context import Servers, current_app
-from umbel.exceptions import ImproperlyConfigured
+from umbel.control.revoking import revoke
 from umbel.result.gathering import Meta
 from umbel.result.states import outcome
 from umbel.servers.seams import ResultStore
 
 R_co = TypeVar("R_co", covariant=True)
-
-#: Seconds for which a revocation is remembered: longer than tasks are delayed in practice.
-_REVOKED_FOR = 30 * 86400.0
 
 
 class ResultApp(Protocol):
@@ -86,19 +83,12 @@ class ResultBase:
     ) -> None:
         """Call the task off: a worker that receives it will not run it, and stores REVOKED.
 
-        The revocation is kept in the ledger, for 30 days, so it survives restarts. To stop a task
-        that already runs (``terminate``) use ``app.control``.
+        The revocation is kept in the ledger, for 30 days, so it survives restarts; it is there on
+        return, so there is no reply to wait for. With ``terminate`` what runs is ended too, see
+        ``app.control.revoke``.
         """
-        if terminate or wait:
-            raise NotImplementedError(
-                "to stop a running task, or to wait for replies, use app.control"
-            )
-        ledger = self.app.servers().ledger
-        if ledger is None:
-            raise ImproperlyConfigured(
-                "revoking needs a ledger, and this broker has none: configure a store that has one"
-            )
-        ledger.revoke(list({leaf.id: None for leaf in self.leaves()}), expires_in=_REVOKED_FOR)
+        ids = [leaf.id for leaf in self.leaves()]
+        revoke(self.app.servers(), ids, terminate=terminate, signal=signal)
 
 
 class TaskRecord(ResultBase, Generic[R_co]):

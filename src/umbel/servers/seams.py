@@ -238,6 +238,18 @@ class DeadLetter:
     crashes: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """That a task shall not run."""
+
+    #: Who asked for it, for people.
+    by: str = ""
+    #: Wall time.
+    at: float = 0.0
+    #: Name of the signal that ends it where it runs; "" = what runs already goes on.
+    signal: str = ""
+
+
 class Ledger(Protocol):
     """The durable small state beside the queues. Thread-safe."""
 
@@ -253,12 +265,17 @@ class Ledger(Protocol):
         """Delete dead letters; return how many."""
         ...
 
-    def revoke(self, task_ids: Sequence[str], *, expires_in: float) -> None:
-        """Remember that these shall not run; deliveries of them are marked from now on."""
+    def revoke(
+        self, task_ids: Sequence[str], *, expires_in: float, by: str = "", signal: str = ""
+    ) -> None:
+        """Remember that these shall not run; deliveries of them are marked from now on.
+
+        What is said last of a task counts.
+        """
         ...
 
-    def revoked(self, task_ids: Sequence[str]) -> frozenset[str]:
-        """Return which of these are revoked."""
+    def revoked(self, task_ids: Sequence[str]) -> dict[str, Revocation]:
+        """Return which of these are revoked, and how, in one round trip."""
         ...
 
     def announce(self, node: str, record: Mapping[str, Any], *, expires_in: float) -> None:

@@ -42,6 +42,7 @@ from umbel.servers.seams import (
     Depth,
     Ledger,
     ResultStore,
+    Revocation,
     Server,
     Transport,
     Watch,
@@ -301,10 +302,13 @@ class FlakyLedger:
     def drop(self, keys: Sequence[str]) -> int:
         return self._call("drop", lambda: self._inner.drop(keys))
 
-    def revoke(self, task_ids: Sequence[str], *, expires_in: float) -> None:
-        self._call("revoke", lambda: self._inner.revoke(task_ids, expires_in=expires_in))
+    def revoke(
+        self, task_ids: Sequence[str], *, expires_in: float, by: str = "", signal: str = ""
+    ) -> None:
+        revoke = self._inner.revoke
+        self._call("revoke", lambda: revoke(task_ids, expires_in=expires_in, by=by, signal=signal))
 
-    def revoked(self, task_ids: Sequence[str]) -> frozenset[str]:
+    def revoked(self, task_ids: Sequence[str]) -> dict[str, Revocation]:
         return self._call("revoked", lambda: self._inner.revoked(task_ids))
 
     def announce(self, node: str, record: Mapping[str, Any], *, expires_in: float) -> None:

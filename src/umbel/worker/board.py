@@ -1,6 +1,7 @@
 """The board: shared memory in which each child says what it is doing.
 
-A child writes its own slot, supervisor and node read it; nobody else writes while the child lives.
+A child writes its own slot, supervisor and node read it; while the child lives nobody else writes,
+except the node, which may order the end of a run in a place of its own.
 When it dies the slot still says which consumer it was and what was running, so the supervisor can
 mark it a grave and the node can bury it: charge the task that was running, give back the rest. It
 is the truth for hard time limits, for listing what is active, and for the question "which task did
@@ -30,6 +31,8 @@ _SLOT_SIZE = 512
 #: started, deadline, id, name
 _ENTRY = struct.Struct(f"=dd{MAX_ID + 1}p{_MAX_NAME + 1}p")
 _ENTRY_SIZE = 448
+#: Behind an entry: the start of the run that shall end, and by which signal. Written by the node.
+_ORDER = struct.Struct("=di")
 _TIME = struct.Struct("=d")
 _PID, _PROCESSED, _WORN = 1, 5, 13
 _TURNED_AT, _DOWN_SINCE, _IDLE_SINCE, _BUSY_SINCE = 16, 24, 32, 40
@@ -67,6 +70,10 @@ class Running:
     started: float
     #: Monotonic time at which the supervisor ends the process; 0 = never.
     deadline: float
+    #: Its place in the slot.
+    index: int
+    #: The signal that shall end it; 0 = none.
+    ordered: int = 0
 
 
 class Slot:
@@ -193,12 +200,25 @@ class Slot:
 
     def running(self) -> list[Running]:
         """Return what runs."""
-        found = []
-        for index in self._used():
-            at = self._first + index * _ENTRY_SIZE
-            started, deadline, ident, name = _ENTRY.unpack_from(self._memory, at)
-            found.append(Running(ident.decode(), name.decode(errors="replace"), started, deadline))
-        return found
+        return [self._entry(index) for index in self._used()]
+
+    def _entry(self, index: int) -> Running:
+        at = self._first + index * _ENTRY_SIZE
+        started, deadline, ident, name = _ENTRY.unpack_from(self._memory, at)
+        meant, signum = _ORDER.unpack_from(self._memory, at + _ENTRY.size)
+        return Running(
+            ident.decode(),
+            name.decode(errors="replace"),
+            started,
+            deadline,
+            index,
+            signum if meant == started else 0,
+        )
+
+    def order(self, task: Running, signum: int) -> None:
+        """Say that this run shall end by a signal. For the node; void when the run is over."""
+        at = self._first + task.index * _ENTRY_SIZE + _ENTRY.size
+        _ORDER.pack_into(self._memory, at, task.started, signum)
 
     def keep_only(self, ids: Collection[str]) -> None:
         """End the entries of all others. For the supervisor, when the process is dead."""

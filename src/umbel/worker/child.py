@@ -1,8 +1,9 @@
 """A worker child: a process around one engine. Its main thread runs the synchronous tasks.
 
 Signals: TERM = finish what runs, until the deadline the supervisor gave; HUP = finish what runs,
-however long it takes, because others do the work; QUIT = give everything back and end now. INT is
-ignored: a terminal sends it to the whole group, and the supervisor decides.
+however long it takes, because others do the work; QUIT = give everything back and end now; URG =
+cancel the coroutines that the board names. INT is ignored: a terminal sends it to the whole group,
+and the supervisor decides.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from types import FrameType
 from umbel.clock import SYSTEM_CLOCK
 from umbel.worker.board import Slot, SlotState
 from umbel.worker.engine import Engine
+from umbel.worker.terminating import CANCEL
 
 #: Seconds between thread switches; beside CPU-bound tasks the pump gets the interpreter this soon.
 SWITCH_INTERVAL = 0.0005
@@ -79,6 +81,7 @@ def _install_signals(engine: Engine, plan: ChildPlan) -> None:
     def cold(_signum: int, _frame: FrameType | None) -> None:
         engine.stop(SYSTEM_CLOCK.monotonic())
 
+    signal.signal(CANCEL, lambda _signum, _frame: engine.cancel_ordered())
     signal.signal(signal.SIGTERM, warm)
     signal.signal(signal.SIGQUIT, cold)
     signal.signal(signal.SIGHUP, warm if plan.interruptible else retire)

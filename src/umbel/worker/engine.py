@@ -19,10 +19,11 @@ from umbel.worker.lane import Lane
 from umbel.worker.limits import SignalLimit, SoftLimit, ThreadLimit
 from umbel.worker.loop import Loop
 from umbel.worker.pulse import Pulse
-from umbel.worker.pump import Parts, Pump
+from umbel.worker.pump import Parts, Pump, Revoked
 from umbel.worker.rates import Rates
 from umbel.worker.recycling import Allowance
 from umbel.worker.service import Service
+from umbel.worker.terminating import CANCEL
 from umbel.worker.window import TARGET, Window
 
 
@@ -44,6 +45,8 @@ class Plan:
     max_memory: int | None = None
     #: Makes the supervisor look at the board.
     ring: Callable[[], object] = lambda: None
+    #: See ``Parts.revoked``.
+    revoked: Revoked | None = None
 
 
 class Engine:
@@ -67,6 +70,7 @@ class Engine:
         slot.consumer_id = f"{plan.node}:{self._pid}:{ids.new_id()[-12:]}"
         consumer = transport.consume(plan.queues, consumer_id=slot.consumer_id, lease=plan.lease)
         self._lanes: list[Lane] = []
+        self._loop: Loop | None = None
         self._pump = Pump(
             Parts(
                 consumer=consumer,
@@ -80,6 +84,7 @@ class Engine:
                 pulse=Pulse(slot, plan.ring),
                 allowance=Allowance(plan.max_tasks, plan.max_memory),
                 rates=rates,
+                revoked=plan.revoked,
             )
         )
         self._threads = [threading.Thread(target=self._pump.run, name="umbel-pump")]
@@ -133,11 +138,18 @@ class Engine:
             index, self._pump.desk, self._service, slot=self._slot, limit=limit, pid=self._pid
         )
 
+    def cancel_ordered(self) -> None:
+        """Cancel the coroutines whose end the board orders. Signal-safe."""
+        for task in self._slot.running():
+            if task.ordered == CANCEL and self._loop is not None:
+                self._loop.cancel(task.id)
+
     def _make_loop(self) -> Loop:
-        return Loop(
+        self._loop = Loop(
             self._pump.desk,
             self._service,
             slot=self._slot,
             first_entry=self._plan.lanes,
             pid=self._pid,
         )
+        return self._loop

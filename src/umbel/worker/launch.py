@@ -31,6 +31,7 @@ from umbel.worker.cpus import available_cpus
 from umbel.worker.engine import Engine, Plan
 from umbel.worker.node import Node, NodePlan
 from umbel.worker.processes import ParentLives, Wait
+from umbel.worker.pump import Revoked
 from umbel.worker.rates import Budgets, Rates, per_second
 from umbel.worker.service import Service
 from umbel.worker.supervisor import Supervisor, SupervisorPlan
@@ -179,6 +180,7 @@ class Worker:
                 max_tasks=self._max_tasks,
                 max_memory=self._max_memory,
                 ring=ring,
+                revoked=_companion(servers),
             ),
             service,
             transport=transport,
@@ -198,7 +200,14 @@ class Worker:
             "pool": self.pool,
         }
         return Node(
-            NodePlan(self.node, board, self._lease, record),
+            NodePlan(
+                self.node,
+                board,
+                self._lease,
+                record,
+                lanes=self._lanes,
+                ends_processes=self._in_processes,
+            ),
             transport=servers.broker.transport,
             ledger=servers.ledger,
         )
@@ -310,6 +319,13 @@ def _rates(tasks: Mapping[str, BoundTask], budgets: Budgets | None) -> Rates | N
     limits = {name: per_second(bound.rate_limit, name) for name, bound in tasks.items()}
     limits = {name: limit for name, limit in limits.items() if limit}
     return Rates(budgets or Budgets(), limits) if limits else None
+
+
+def _companion(servers: Servers) -> Revoked | None:
+    """Return how to ask the result store's ledger, if the broker has none of its own."""
+    if servers.ledger is None or servers.broker.ledger is not None:
+        return None
+    return servers.ledger.revoked
 
 
 def _given(option: int | None, configured: int | None) -> int | None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from umbel import context
 from umbel.clock import SYSTEM_CLOCK
-from umbel.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
+from umbel.exceptions import SoftTimeLimitExceeded, TaskRevokedError, TimeLimitExceeded
 from umbel.executor import execute_async
 from umbel.message import Outcome
 from umbel.worker.lane import Desk, Done, reporter
@@ -50,7 +50,8 @@ class Loop:
         self.count = 0
         self._counting = threading.Lock()
         self._flushing = False
-        self._running: set[asyncio.Task[None]] = set()
+        #: What runs: its id, and what its cancellation stands for.
+        self._running: dict[asyncio.Task[None], tuple[str, list[BaseException]]] = {}
         started: Future[asyncio.AbstractEventLoop] = Future()
         self._thread = threading.Thread(
             target=self._serve, args=(started,), name="umbel-loop", daemon=True
@@ -78,11 +79,22 @@ class Loop:
 
     def _begin(self, batch: list[Prepared], held: bool) -> None:  # noqa: FBT001 -- call_soon takes no keywords
         for prepared in batch:
-            task = self._loop.create_task(self._run(prepared, held=held))
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
+            reasons: list[BaseException] = []
+            task = self._loop.create_task(self._run(prepared, reasons, held=held))
+            self._running[task] = (prepared.id, reasons)
+            task.add_done_callback(self._running.pop)
 
-    async def _run(self, prepared: Prepared, *, held: bool) -> None:
+    def cancel(self, task_id: str) -> None:
+        """Cancel a task that has begun, as revoked. Any thread, signal handlers too."""
+        self._loop.call_soon_threadsafe(self._cancel, task_id)
+
+    def _cancel(self, task_id: str) -> None:
+        for task, (running_id, reasons) in self._running.items():
+            if running_id == task_id:
+                reasons.append(TaskRevokedError("terminated"))
+                task.cancel()
+
+    async def _run(self, prepared: Prepared, reasons: list[BaseException], *, held: bool) -> None:
         entry = self._entries.pop() if self._entries else None
         started = _monotonic()
         if entry is not None:
@@ -93,7 +105,7 @@ class Loop:
             self._leave(Done(self._service.started(prepared, self._pid, held=held)))
         context.reporter.set(reporter(self._desk, self._service, prepared, held=held))
         try:
-            outcome = await self._execute(prepared)
+            outcome = await self._execute(prepared, reasons)
         finally:
             if entry is not None:
                 self._slot.end(entry)
@@ -103,11 +115,9 @@ class Loop:
         effects = self._service.effects(prepared, outcome, held=held)
         self._leave(Done(effects))
 
-    async def _execute(self, prepared: Prepared) -> Outcome:
-        limits: list[BaseException] = []
-
+    async def _execute(self, prepared: Prepared, reasons: list[BaseException]) -> Outcome:
         def why() -> BaseException | None:
-            return limits[-1] if limits else None
+            return reasons[-1] if reasons else None
 
         if not prepared.soft and not prepared.hard:
             return await execute_async(prepared.bound, prepared.request, why=why)
@@ -115,7 +125,7 @@ class Loop:
         assert me is not None
 
         def cancel(error: BaseException) -> None:
-            limits.append(error)
+            reasons.append(error)
             me.cancel()
 
         timers = [

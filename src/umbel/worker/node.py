@@ -2,8 +2,9 @@
 
 It renews their leases, so that a task which holds the interpreter lock for a minute does not cost
 its process what it holds; it buries the dead: charges what was running, gives back the rest; it
-recovers what other machines lost; it keeps the node's record in the ledger, which says what each
-process runs. While something runs that is told every second, at rest with the leases only.
+recovers what other machines lost; it orders the end of what runs and shall not (``terminating``);
+it keeps the node's record in the ledger, which says what each process runs. While something runs
+all this is done every second, at rest as often as leases need it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from umbel.clock import SYSTEM_CLOCK
 from umbel.exceptions import TransportError
 from umbel.servers.seams import DeadConsumer, Ledger, Transport
 from umbel.worker.board import LIVING, Board, Slot, SlotState
+from umbel.worker.terminating import Terminator
 
 logger = logging.getLogger("umbel.worker")
 
@@ -43,6 +45,10 @@ class NodePlan:
     board: Board
     lease: float
     record: dict[str, Any]
+    #: Threads of each process that run synchronous tasks.
+    lanes: int = 1
+    #: There is a supervisor that can end a process, which runs one task in its main thread.
+    ends_processes: bool = False
 
 
 class Node:
@@ -57,6 +63,9 @@ class Node:
             os.set_blocking(fd, False)
         self._stopping = False
         self._silent_since: float | None = None
+        self._terminator = Terminator(
+            plan.board, lanes=plan.lanes, ends_processes=plan.ends_processes
+        )
         self._turn_at = 0.0
         #: What the last turn saw at work.
         self._seen: list[_Sight] = []
@@ -94,7 +103,7 @@ class Node:
         return changes or _monotonic() >= self._turn_at
 
     def _sight(self) -> list[_Sight]:
-        living = self._plan.board.in_state(SlotState.READY, SlotState.STOPPING)
+        living = self._plan.board.in_state(*LIVING)
         return [(slot.consumer_id, slot.runs) for slot in living]
 
     def _turn(self) -> None:
@@ -105,6 +114,7 @@ class Node:
             self._renew()
             self._transport.recover()
             if self._ledger is not None:
+                self._terminator.look(self._ledger)
                 self._announce(self._ledger)
             self._silent_since = None
         except TransportError as error:
@@ -131,7 +141,7 @@ class Node:
                 logger.warning("Leases were lost while nobody could renew them: %s", surprising)
 
     def _announce(self, ledger: Ledger) -> None:
-        living = self._plan.board.in_state(SlotState.READY, SlotState.STOPPING)
+        living = self._plan.board.in_state(*LIVING)
         record = {
             **self._plan.record,
             "processed": sum(slot.processed for slot in self._plan.board.slots),

@@ -40,8 +40,10 @@ class Child:
     retiring: bool = False
     #: How far the end of the worker was told to it: 1 = warm, 2 = cold.
     told: int = 0
-    #: Ids of the tasks that were over their hard limit when it was ended for that.
+    #: Ids of the tasks for which it is ended: over their hard limit, or terminated.
     condemned: frozenset[str] = frozenset()
+    #: Monotonic time at which it is killed if a signal has not ended what was to be terminated.
+    kill_at: float = 0.0
 
     def begin(self) -> None:
         """Let it receive, in a place of its own."""

@@ -32,7 +32,7 @@ from umbel import backoff, telemetry
 from umbel.clock import SYSTEM_CLOCK
 from umbel.worker import recycling
 from umbel.worker.autoscale import Autoscaler, Load
-from umbel.worker.board import LIVING, Board, Slot, SlotState
+from umbel.worker.board import LIVING, Board, Running, Slot, SlotState
 from umbel.worker.processes import (
     Child,
     Family,
@@ -42,6 +42,7 @@ from umbel.worker.processes import (
     how_it_ended,
     send,
 )
+from umbel.worker.terminating import CANCEL, GRACE
 
 logger = logging.getLogger("umbel.worker")
 
@@ -299,7 +300,9 @@ class Supervisor:
             if self._state.stopping and now >= self._state.kill_at:
                 send(child.pid, signal.SIGKILL)
                 continue
-            over = [r for r in child.slot.running() if r.deadline and r.deadline <= now]
+            tasks = child.slot.running()
+            self._terminate(child, [r for r in tasks if r.ordered not in (0, CANCEL)], now)
+            over = [r for r in tasks if r.deadline and r.deadline <= now]
             if over and not child.condemned:
                 child.condemned = frozenset(running.id for running in over)
                 limit = over[0].deadline - over[0].started
@@ -308,6 +311,21 @@ class Supervisor:
                     "Hard time limit (%gs) exceeded for %s[%s]", limit, over[0].name, over[0].id
                 )
                 send(child.pid, signal.SIGKILL)
+
+    def _terminate(self, child: Child, tasks: list[Running], now: float) -> None:
+        """End a child for what shall not run there: by the signal asked for, then by KILL."""
+        if not tasks:
+            if child.kill_at:  # the signal has ended the task, and not its process
+                child.condemned, child.kill_at, child.slot.verdict = frozenset(), 0.0, ""
+        elif not child.condemned:
+            child.condemned = frozenset(task.id for task in tasks)
+            child.kill_at = now + GRACE
+            child.slot.verdict = "terminated"
+            # TERM means a warm end to our children, which would wait for the task.
+            signum = tasks[0].ordered
+            send(child.pid, signal.SIGKILL if signum == signal.SIGTERM else signum)
+        elif child.kill_at and now >= child.kill_at:
+            send(child.pid, signal.SIGKILL)
 
     def _announce(self) -> None:
         ready = sum(child.slot.state is SlotState.READY for child in self._children.values())

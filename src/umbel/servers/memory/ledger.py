@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 from umbel.servers.memory.space import Entry, Lease, Space
-from umbel.servers.seams import DeadLetter
+from umbel.servers.seams import DeadLetter, Revocation
 
 
 class MemoryLedger:
@@ -36,18 +36,24 @@ class MemoryLedger:
         with self._space.lock:
             return sum(self._space.dead.pop(key, None) is not None for key in keys)
 
-    def revoke(self, task_ids: Sequence[str], *, expires_in: float) -> None:
+    def revoke(
+        self, task_ids: Sequence[str], *, expires_in: float, by: str = "", signal: str = ""
+    ) -> None:
         space = self._space
         with space.lock:
             now = space.clock.now()
-            for task_id in [each for each, until in space.revoked.items() if until <= now]:
+            for task_id in [each for each, (until, _) in space.revoked.items() if until <= now]:
                 del space.revoked[task_id]
-            space.revoked.update(dict.fromkeys(task_ids, now + expires_in))
+            said = (now + expires_in, Revocation(by, now, signal))
+            space.revoked.update(dict.fromkeys(task_ids, said))
 
-    def revoked(self, task_ids: Sequence[str]) -> frozenset[str]:
-        with self._space.lock:
-            now = self._space.clock.now()
-            return frozenset(each for each in task_ids if self._space.is_revoked(each, now))
+    def revoked(self, task_ids: Sequence[str]) -> dict[str, Revocation]:
+        space = self._space
+        with space.lock:
+            now = space.clock.now()
+            return {
+                each: space.revoked[each][1] for each in task_ids if space.is_revoked(each, now)
+            }
 
     def announce(self, node: str, record: Mapping[str, Any], *, expires_in: float) -> None:
         text = json.dumps(record)  # so that what only memory could keep is refused here too

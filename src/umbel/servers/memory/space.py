@@ -34,7 +34,7 @@ from umbel.clock import Clock
 from umbel.message import Delivery, Message
 from umbel.servers.memory.bell import Bell
 from umbel.servers.memory.shelf import Shelf
-from umbel.servers.seams import DeadLetter
+from umbel.servers.seams import DeadLetter, Revocation
 from umbel.topology import Binding, Exchange, Queue, route
 
 
@@ -126,8 +126,8 @@ class Space:
         self.holds: dict[int, Session] = {}
         self.dead: dict[str, DeadLetter] = {}
         self.shelf = Shelf(self.clock)
-        #: Task id -> wall time at which that is forgotten.
-        self.revoked: dict[str, float] = {}
+        #: Task id -> wall time at which that is forgotten, and what was said.
+        self.revoked: dict[str, tuple[float, Revocation]] = {}
         #: Name -> wall time at which it is forgotten, and the record as JSON.
         self.nodes: dict[str, tuple[float, str]] = {}
         self.leases: dict[str, Lease] = {}
@@ -199,7 +199,8 @@ class Space:
         )
 
     def is_revoked(self, task_id: str, now: float) -> bool:
-        return self.revoked.get(task_id, now) > now
+        said = self.revoked.get(task_id)
+        return said is not None and said[0] > now
 
     def next_due(self, session: Session) -> float | None:
         """Return the wall time at which the next delayed message of the session's is due."""

@@ -35,7 +35,7 @@ class RedisServer:
         self._connections = Connections(parsed, keys)
         self.transport = RedisTransport(self._connections, keys, parsed)
         self.results = RedisResults(self._connections, keys, parsed)
-        self.ledger = RedisLedger(self._connections, keys)
+        self.ledger = RedisLedger(self._connections, keys, parsed.clock)
         self.committer = RedisCommitter(self._connections, keys, parsed)
 
     def close(self) -> None:

@@ -23,6 +23,7 @@ of one of the lists above; moments are microseconds of the server's clock.
     umbel:marks                   hash    SHA1 of an envelope -> crashes losses suspect verdict
     umbel:dead                    stream  dead letters: envelope, list, reason, crashes
     umbel:revoked                 zset    task id -> when the revocation ends
+    umbel:revocations             hash    task id -> who revoked it, when, signal as JSON
     umbel:revision                string  how often something was revoked
     umbel:nodes                   hash    node -> record as JSON
     umbel:node-ends               zset    node -> when its record ends
@@ -64,6 +65,7 @@ class Keys:
         "receive_order",
         "results",
         "revision",
+        "revocations",
         "revoked",
         "schema",
         "separator",
@@ -85,6 +87,7 @@ class Keys:
         self.marks = f"{ours}marks"
         self.dead = f"{ours}dead"
         self.revoked = f"{ours}revoked"
+        self.revocations = f"{ours}revocations"
         self.revision = f"{ours}revision"
         self.nodes = f"{ours}nodes"
         self.node_ends = f"{ours}node-ends"

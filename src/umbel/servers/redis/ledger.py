@@ -7,9 +7,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+from umbel.clock import Clock
 from umbel.servers.redis.connection import Connections, Link, Script, text
 from umbel.servers.redis.keys import Keys
-from umbel.servers.seams import DeadLetter
+from umbel.servers.seams import DeadLetter, Revocation
 from umbel.wire.envelope import unpack
 
 _NOW: Final = """
@@ -37,36 +38,53 @@ return count
 """)
 
 #: Remember revocations, and forget those that ended.
-#:   KEYS  1 revoked   2 revision
-#:   ARGV  1 microseconds to remember, then task ids
+#:   KEYS  1 revoked   2 revocations   3 revision
+#:   ARGV  1 microseconds to remember   2 what is said of them, then task ids
 _REVOKE: Final = Script.of(
     _NOW,
     """
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
-for i = 2, #ARGV do redis.call('ZADD', KEYS[1], now + ARGV[1], ARGV[i]) end
-redis.call('INCR', KEYS[2])
+for _, id in ipairs(redis.call('ZRANGE', KEYS[1], '-inf', now, 'BYSCORE')) do
+  redis.call('ZREM', KEYS[1], id)
+  redis.call('HDEL', KEYS[2], id)
+end
+for i = 3, #ARGV do
+  redis.call('ZADD', KEYS[1], now + ARGV[1], ARGV[i])
+  redis.call('HSET', KEYS[2], ARGV[i], ARGV[2])
+end
+redis.call('INCR', KEYS[3])
 """,
 )
 
-#: Tell which are revoked, or all that are.
-#:   KEYS  1 revoked
-#:   ARGV  task ids; none = all
-#:   ->    ids and the microseconds left in turn
+#: Tell which are revoked.
+#:   KEYS  1 revoked   2 revocations
+#:   ARGV  task ids
+#:   ->    ids and what is said of them in turn
 _REVOKED: Final = Script.of(
     _NOW,
     """
-local left = {}
-local function add(id, ends)
+local found = {}
+for _, id in ipairs(ARGV) do
+  local ends = redis.call('ZSCORE', KEYS[1], id)
   if ends and tonumber(ends) > now then
-    left[#left + 1] = id
-    left[#left + 1] = ends - now
+    found[#found + 1] = id
+    found[#found + 1] = redis.call('HGET', KEYS[2], id) or '{}'
   end
 end
-if #ARGV > 0 then
-  for _, id in ipairs(ARGV) do add(id, redis.call('ZSCORE', KEYS[1], id)) end
-else
-  local all = redis.call('ZRANGE', KEYS[1], now, '+inf', 'BYSCORE', 'WITHSCORES')
-  for i = 1, #all, 2 do add(all[i], all[i + 1]) end
+return found
+""",
+)
+
+#: Tell of all that are revoked for how long.
+#:   KEYS  1 revoked
+#:   ->    ids and the microseconds left in turn
+_ALL_REVOKED: Final = Script.of(
+    _NOW,
+    """
+local left = {}
+local all = redis.call('ZRANGE', KEYS[1], now, '+inf', 'BYSCORE', 'WITHSCORES')
+for i = 1, #all, 2 do
+  left[i] = all[i]
+  left[i + 1] = all[i + 1] - now
 end
 return left
 """,
@@ -134,9 +152,10 @@ _LETTER_KEY = re.compile(r"\d+-\d+")
 class RedisLedger:
     """The durable small state. Any thread."""
 
-    def __init__(self, connections: Connections, keys: Keys) -> None:
+    def __init__(self, connections: Connections, keys: Keys, clock: Clock) -> None:
         self._connections = connections
         self._keys = keys
+        self._clock = clock
 
     def dead_letters(self, *, limit: int = 100, after: str = "") -> Sequence[DeadLetter]:
         start = f"({after}" if after else "-"
@@ -151,16 +170,22 @@ class RedisLedger:
         known = [key for key in keys if _LETTER_KEY.fullmatch(key)]
         return int(self._connections.call("XDEL", self._keys.dead, *known)) if known else 0
 
-    def revoke(self, task_ids: Sequence[str], *, expires_in: float) -> None:
+    def revoke(
+        self, task_ids: Sequence[str], *, expires_in: float, by: str = "", signal: str = ""
+    ) -> None:
         if task_ids:
-            both = (self._keys.revoked, self._keys.revision)
-            self._run(_REVOKE, both, _microseconds(expires_in), *task_ids)
+            keys = self._keys
+            where = (keys.revoked, keys.revocations, keys.revision)
+            said = json.dumps({"by": by, "at": self._clock.now(), "signal": signal})
+            self._run(_REVOKE, where, _microseconds(expires_in), said, *task_ids)
 
-    def revoked(self, task_ids: Sequence[str]) -> frozenset[str]:
+    def revoked(self, task_ids: Sequence[str]) -> dict[str, Revocation]:
         if not task_ids:
-            return frozenset()
-        left = self._run(_REVOKED, (self._keys.revoked,), *task_ids)
-        return frozenset(text(each) for each in left[::2])
+            return {}
+        where = (self._keys.revoked, self._keys.revocations)
+        found = self._run(_REVOKED, where, *task_ids)
+        pairs = zip(found[::2], found[1::2], strict=True)
+        return {text(each): Revocation(**json.loads(said)) for each, said in pairs}
 
     def announce(self, node: str, record: Mapping[str, Any], *, expires_in: float) -> None:
         facts = json.dumps(dict(record))
@@ -202,7 +227,7 @@ class RedisLedger:
 
 def revocations(link: Link, keys: Keys, monotonic: Callable[[], float]) -> dict[str, float]:
     """Return the ids of all tasks that are revoked and the monotonic times at which that ends."""
-    (left,) = link.run(_REVOKED, [keys.revoked], [()])
+    (left,) = link.run(_ALL_REVOKED, [keys.revoked], [()])
     now = monotonic()
     pairs = zip(left[::2], left[1::2], strict=True)
     return {text(each): now + microseconds / 1_000_000 for each, microseconds in pairs}

@@ -197,7 +197,7 @@ class SqliteConsumer:
         now = self._database.clock.now()
         with self._database.read() as connection:
             rows = connection.execute(sql.REVOKED, (ids, now)).fetchall()
-        revoked = {task_id for (task_id,) in rows}
+        revoked = {row[0] for row in rows}
         return [
             replace(each, revoked=True) if storable(each.message.id) in revoked else each
             for each in deliveries

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from umbel.serializers import json_text
-from umbel.servers.seams import DeadLetter
+from umbel.servers.seams import DeadLetter, Revocation
 from umbel.servers.sqlite import statements as sql
 from umbel.servers.sqlite.connection import Transaction
 from umbel.servers.sqlite.packing import storable, unpack
@@ -59,18 +59,21 @@ class SqliteLedger:
             "DELETE FROM dead WHERE key IN (SELECT value FROM json_each(?))", (numbers,)
         ).rowcount
 
-    def revoke(self, task_ids: Sequence[str], *, expires_in: float) -> None:
-        until = self._database.clock.now() + expires_in
-        rows = [(storable(task_id), until) for task_id in task_ids]
+    def revoke(
+        self, task_ids: Sequence[str], *, expires_in: float, by: str = "", signal: str = ""
+    ) -> None:
+        now = self._database.clock.now()
+        said = (now + expires_in, storable(by), now, signal)
+        rows = [(storable(task_id), *said) for task_id in task_ids]
         self._database.write(lambda transaction: transaction.executemany(sql.REVOKE, rows))
 
-    def revoked(self, task_ids: Sequence[str]) -> frozenset[str]:
+    def revoked(self, task_ids: Sequence[str]) -> dict[str, Revocation]:
         wanted = {storable(task_id): task_id for task_id in task_ids}
         with self._database.read() as connection:
             rows = connection.execute(
                 sql.REVOKED, (json.dumps(list(wanted)), self._database.clock.now())
             ).fetchall()
-        return frozenset(wanted[task_id] for (task_id,) in rows)
+        return {wanted[task_id]: Revocation(*said) for task_id, *said in rows}
 
     def announce(self, node: str, record: Mapping[str, Any], *, expires_in: float) -> None:
         until = self._database.clock.now() + expires_in

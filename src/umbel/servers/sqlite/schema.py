@@ -175,8 +175,14 @@ CREATE TABLE leases (
 ) WITHOUT ROWID;
 """
 
+VERSION_2 = """
+ALTER TABLE revoked ADD COLUMN asked_by TEXT NOT NULL DEFAULT '';
+ALTER TABLE revoked ADD COLUMN asked_at REAL NOT NULL DEFAULT 0;
+ALTER TABLE revoked ADD COLUMN signal TEXT NOT NULL DEFAULT ''
+"""
+
 #: UPGRADES[n] brings a file of version n to version n + 1; an empty file has version 0.
-UPGRADES: tuple[str, ...] = (VERSION_1,)
+UPGRADES: tuple[str, ...] = (VERSION_1, VERSION_2)
 
 
 def check_library() -> None:

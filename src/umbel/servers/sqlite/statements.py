@@ -296,16 +296,13 @@ METAS = "SELECT seq, task_id, meta FROM results WHERE seq IN (SELECT value FROM 
 
 # --- ledger -------------------------------------------------------------------------------------
 
-# parameters  1 task_id, 2 until
-REVOKE = """
-INSERT INTO revoked VALUES (?1, ?2)
-ON CONFLICT (task_id) DO UPDATE SET expires_at = max(expires_at, excluded.expires_at)
-"""
+# parameters  1 task_id, 2 until, 3 who asked, 4 now, 5 signal
+REVOKE = "INSERT OR REPLACE INTO revoked VALUES (?1, ?2, ?3, ?4, ?5)"
 
 # parameters  1 task ids, 2 now
-# returns     task_id
+# returns     task_id, who asked, when, signal
 REVOKED = """
-SELECT task_id FROM revoked
+SELECT task_id, asked_by, asked_at, signal FROM revoked
 WHERE task_id IN (SELECT value FROM json_each(?1)) AND expires_at > ?2
 """
 

@@ -100,14 +100,33 @@ class LedgerContract(Suite):
     def test_revoked_returns_which_of_the_ids_are(self, stage: Stage) -> None:
         yes, no = new_id(), new_id()
         stage.ledger.revoke([yes], expires_in=LONG)
-        assert stage.open_ledger().revoked([yes, no]) == frozenset({yes})
-        assert stage.ledger.revoked([]) == frozenset()
+        assert list(stage.open_ledger().revoked([yes, no])) == [yes]
+        assert stage.ledger.revoked([]) == {}
+
+    def test_a_revocation_tells_who_asked_and_when_and_what_shall_end_what_runs(
+        self, stage: Stage
+    ) -> None:
+        one, two = new_id(), new_id()
+        stage.ledger.revoke([one, two], expires_in=LONG, by="ann@host", signal="SIGTERM")
+        told = stage.open_ledger().revoked([one, two])
+        assert (told[one].by, told[one].signal) == ("ann@host", "SIGTERM")
+        assert told[one] == told[two]
+        assert abs(told[one].at - stage.clock.now()) < LONG
+
+    def test_what_is_said_last_of_a_task_counts(self, stage: Stage) -> None:
+        task_id = new_id()
+        stage.ledger.revoke([task_id], expires_in=LONG, by="ann", signal="SIGTERM")
+        stage.ledger.revoke([task_id], expires_in=stage.short, by="bob")
+        told = stage.ledger.revoked([task_id])[task_id]
+        assert (told.by, told.signal) == ("bob", "")
+        stage.lapse(stage.short * 1.2)
+        assert stage.ledger.revoked([task_id]) == {}
 
     def test_a_revocation_expires(self, stage: Stage, queue: str) -> None:
         (task_id,) = stage.send(queue)
         stage.ledger.revoke([task_id], expires_in=stage.short)
         stage.lapse(stage.short * 1.2)
-        assert stage.ledger.revoked([task_id]) == frozenset()
+        assert stage.ledger.revoked([task_id]) == {}
         assert not stage.one(stage.consumer(queue)).revoked
 
     # --- nodes

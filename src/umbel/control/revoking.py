@@ -1,0 +1,53 @@
+"""Calling tasks off: kept in the ledger, and so known to workers that start later, too."""
+
+from __future__ import annotations
+
+import signal as signals
+from collections.abc import Iterable, Iterator
+
+from umbel import ids
+from umbel.control.ledgers import any_ledger
+from umbel.opened import Servers
+
+#: Seconds for which a revocation is remembered: longer than tasks are delayed in practice.
+REMEMBERED = 30 * 86400.0
+#: Ids that are written in one round trip.
+PAGE = 1000
+
+
+def revoke(
+    servers: Servers,
+    task_ids: Iterable[str],
+    *,
+    terminate: bool = False,
+    signal: str | int | None = None,
+    expires_in: float = REMEMBERED,
+    by: str = "",
+) -> int:
+    """Remember that these tasks shall not run; return how many ids were given.
+
+    With ``terminate`` what runs already is ended, on whatever machine, within about a second: a
+    coroutine is cancelled; a process gets the signal (TERM), and another takes its place.
+    """
+    ledger = any_ledger(servers, "revoking")
+    name = signal_name(signal or "SIGTERM") if terminate else ""
+    count = 0
+    for page in _pages(task_ids):
+        ledger.revoke(page, expires_in=expires_in, by=by or ids.origin(), signal=name)
+        count += len(page)
+    return count
+
+
+def signal_name(signal: str | int) -> str:
+    """Return a signal's full name; it may be given as ``TERM``, ``SIGTERM`` or 15."""
+    try:
+        if isinstance(signal, int) or signal.isdigit():
+            return signals.Signals(int(signal)).name
+        return signals.Signals[f"SIG{signal.upper().removeprefix('SIG')}"].name
+    except (KeyError, ValueError):
+        raise ValueError(f"expected a signal such as TERM, got {signal!r}") from None
+
+
+def _pages(task_ids: Iterable[str]) -> Iterator[list[str]]:
+    unique = list(dict.fromkeys(task_ids))
+    return (unique[start : start + PAGE] for start in range(0, len(unique), PAGE))
