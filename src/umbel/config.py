@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, ValuesView
+from collections.abc import Callable, Generator, ItemsView, Iterator, KeysView, Mapping, ValuesView
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from types import MappingProxyType
@@ -176,6 +177,25 @@ class Config(Settings):
     def set_layer(self, layer: str, values: Mapping[str, Any], *, source: str) -> None:
         """Set settings in one of the layers."""
         self._change(layer, parsed(values.items(), source))
+
+    @contextmanager
+    def temporarily(self, values: Mapping[str, Any], *, source: str) -> Generator[None]:
+        """Set these for a block, and undo at its end all that was changed in it.
+
+        In the block the environment's UMBEL_ variables do not count.
+        """
+        self.current()  # so that nothing is loaded in the block and lost at its end
+        with self._changing:
+            before = {layer: dict(found) for layer, found in self._layers.items()}
+        try:
+            with self._changing:
+                self._layers["environment"] = {}
+                self.set_layer("program", values, source=source)
+            yield
+        finally:
+            with self._changing:
+                self._layers = before
+                self.snapshot = self._compile()
 
     def load_object(
         self, target: object, *, namespace: str | None = None, force: bool = False

@@ -34,6 +34,14 @@ class FakeClock:
         clock._runs = True
         return clock
 
+    def go(self) -> None:
+        """Go by itself from here on, as ``FakeClock.running()`` does."""
+        with self._lock:
+            if not self._runs:
+                self._now -= SYSTEM_CLOCK.now()
+                self._monotonic -= SYSTEM_CLOCK.monotonic()
+                self._runs = True
+
     def now(self) -> float:
         return self._now + (SYSTEM_CLOCK.now() if self._runs else 0.0)
 

@@ -111,6 +111,10 @@ class Engine:
         """Run synchronous tasks in this thread, with signals, until the engine stops."""
         self._lanes[0].run()
 
+    def wake(self) -> None:
+        """Look now for what has become due. Any thread."""
+        self._pump.ring()
+
     def stop(self, deadline: float) -> None:
         """Receive no more; end when what runs is done, or at this monotonic time. Signal-safe."""
         if self._slot.state is not SlotState.SPENT:

@@ -116,9 +116,10 @@ class Lane:
         while (item := take()) is not None:
             if gate.closed:
                 gate.wait()
-            self._step(item)
+            self.step(item)
 
-    def _step(self, item: Item) -> None:
+    def step(self, item: Item) -> None:
+        """Run one delivery, here and now, and leave its effects."""
         started = _monotonic()
         prepared = self._service.prepare(item.delivery)
         if isinstance(prepared, Effects):

@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 from umbel import ids, signals
 from umbel.bound import AfterHook, BeforeHook, BoundTask, bind
 from umbel.canvas.advance import Policy
+from umbel.clock import Clock
 from umbel.context import Servers
 from umbel.exceptions import ImproperlyConfigured
 from umbel.message import Message
@@ -125,6 +126,7 @@ class Worker:
         for task in app.tasks.values():
             per_second(task.rate_limit, task.name)  # a bad one is said now, not by each process
         self._options = options
+        self._clock = clock_of(app.conf.current().values)
         self._patience: float = app.conf.worker_soft_shutdown_timeout
         self._lease: float = app.conf.worker_lease
         self._max_tasks = _given(options.max_tasks_per_child, app.conf.worker_max_tasks_per_child)
@@ -168,7 +170,7 @@ class Worker:
         servers, conf = servers or self.app.servers(), self.app.conf
         transport = servers.broker.transport
         transport.declare(_topology(self.queues))
-        service = self._service()
+        service = self.service()
         return Engine(
             Plan(
                 node=self.node,
@@ -186,7 +188,7 @@ class Worker:
             transport=transport,
             committer=servers.committer,
             slot=slot,
-            rates=_rates(service.tasks, budgets),
+            rates=_rates(service.tasks, budgets, self._clock),
         )
 
     def make_node(self, board: Board) -> Node:
@@ -212,7 +214,8 @@ class Worker:
             ledger=servers.ledger,
         )
 
-    def _service(self) -> Service:
+    def service(self) -> Service:
+        """Make what runs one delivery at a time."""
         ordered = self.app.servers().broker.transport.capabilities.commit == "ordered"
         policy = Policy(
             self.app.follow_up,
@@ -225,7 +228,7 @@ class Worker:
             policy,
             accept=accepted(self.app.conf.accept_content),
             node=self.node,
-            now=clock_of(self.app.conf.current().values).now,
+            now=self._clock.now,
         )
 
     def _bound_tasks(self) -> dict[str, BoundTask]:
@@ -315,10 +318,10 @@ def supervise(shape: Shape, make_worker: Callable[[], Worker], on_ready: Callabl
     return Supervisor(plan).run()
 
 
-def _rates(tasks: Mapping[str, BoundTask], budgets: Budgets | None) -> Rates | None:
+def _rates(tasks: Mapping[str, BoundTask], budgets: Budgets | None, clock: Clock) -> Rates | None:
     limits = {name: per_second(bound.rate_limit, name) for name, bound in tasks.items()}
     limits = {name: limit for name, limit in limits.items() if limit}
-    return Rates(budgets or Budgets(), limits) if limits else None
+    return Rates(budgets or Budgets(), limits, clock) if limits else None
 
 
 def _companion(servers: Servers) -> Revoked | None:

@@ -37,7 +37,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from umbel.clock import SYSTEM_CLOCK
+from umbel.clock import SYSTEM_CLOCK, Clock
 from umbel.exceptions import ImproperlyConfigured
 from umbel.message import Delivery, Effects
 
@@ -141,8 +141,11 @@ class Budgets:
 class Rates:
     """Sends away what is over its rate. Owned by the pump's thread."""
 
-    def __init__(self, budgets: Budgets, limits: Mapping[str, float]) -> None:
+    def __init__(
+        self, budgets: Budgets, limits: Mapping[str, float], clock: Clock = SYSTEM_CLOCK
+    ) -> None:
         self._budgets = budgets
+        self._clock = clock
         with budgets.locked():
             #: Where the budget of a task is, and the seconds between two starts.
             self._limits = {
@@ -156,7 +159,7 @@ class Rates:
             return list(deliveries), []
         may: list[Delivery] = []
         away: list[Effects] = []
-        now = SYSTEM_CLOCK.now()
+        now = self._clock.now()
         with self._budgets.locked():
             for delivery, limit in zip(deliveries, limited, strict=True):
                 wait = 0.0 if limit is None else self._wait(delivery, *limit, now)
@@ -173,7 +176,7 @@ class Rates:
     def _wait(self, delivery: Delivery, place: int, interval: float, now: float) -> float:
         if _will_not_run(delivery, now):
             return 0.0
-        budget, at, wait = self._budgets.read(place), SYSTEM_CLOCK.monotonic(), 0.0
+        budget, at, wait = self._budgets.read(place), self._clock.monotonic(), 0.0
         if delivery.crashes or delivery.losses or delivery.suspect:
             budget = budget.used(interval, at)
         else:

@@ -18,7 +18,7 @@ from umbel.servers.memory.results import MemoryResults
 from umbel.servers.memory.space import Space
 from umbel.servers.seams import Committer, Ledger, ResultStore, Server, Transport
 
-__all__ = ["MemoryServer", "open_server"]
+__all__ = ["MemoryServer", "MemoryTransport", "discard", "open_server"]
 
 #: What exists in this process, by name: two parts of a program meet by nothing but a URL.
 _spaces: dict[str, Space] = {}
@@ -46,6 +46,12 @@ def open_server(url: str, options: dict[str, Any]) -> Server:
     with _opening:
         space = _spaces.setdefault(name, Space(clock))
     return MemoryServer(name, space)
+
+
+def discard(name: str) -> None:
+    """Forget the server of this name; whoever has opened it keeps it."""
+    with _opening:
+        _spaces.pop(name, None)
 
 
 def _begin_anew_after_fork() -> None:

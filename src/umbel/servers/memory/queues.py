@@ -117,6 +117,16 @@ class MemoryTransport:
                 line.delayed.clear()
         return count
 
+    def waiting(self) -> list[tuple[str, Message]]:
+        """Return all that waits, each with its queue: what is ready, then what is delayed."""
+        space = self._space
+        with space.lock:
+            for line in space.lines.values():
+                line.ripen(space.clock.now())
+            ready = [entry for line in space.lines.values() for entry in line.ready]
+            delayed = [entry for line in space.lines.values() for entry in line.delayed]
+        return [(entry.queue, entry.message) for _, _, entry in (*sorted(ready), *sorted(delayed))]
+
     def close(self) -> None:
         """Do nothing: there is no connection."""
 
