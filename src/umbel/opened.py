@@ -20,6 +20,7 @@ from umbel.bridge.process import call_after_fork
 from umbel.clock import SYSTEM_CLOCK, Clock
 from umbel.exceptions import ContentDisallowed
 from umbel.serializers import accepted, get
+from umbel.servers.companion import accompany
 from umbel.servers.ordered import OrderedCommit, SettlingByCommit
 from umbel.servers.seams import Committer, Ledger, ResultStore, Server
 from umbel.wire.result import decode_meta
@@ -35,6 +36,8 @@ class Servers:
     committer: Committer
     #: The server of the results, where it is another than the broker.
     store: Server | None = None
+    #: The server of the ledger, where it is another than the broker.
+    companion: Server | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,7 @@ class _Places:
 
     broker: Address
     results: Address | None
+    ledger: str | None
     serializer: str
     accept: tuple[str, ...] | None
 
@@ -110,6 +114,7 @@ def _places(settings: Mapping[str, Any]) -> _Places:
     return _Places(
         broker_address(settings),
         result_address(settings),
+        settings["ledger_url"],
         settings["result_serializer"],
         settings["result_accept_content"],
     )
@@ -117,11 +122,17 @@ def _places(settings: Mapping[str, Any]) -> _Places:
 
 def _servers(places: _Places) -> Servers:
     broker = servers.open(places.broker.url, places.broker.options)
-    if places.results is None:
-        return Servers(broker, broker.results, broker.ledger, broker.committer)
-    store = servers.open(places.results.url, places.results.options)
+    store = companion = None
+    if places.results is not None:
+        store = servers.open(places.results.url, places.results.options)
+    if broker.ledger is None:
+        companion = store if places.ledger is None else servers.open(places.ledger, {})
+    if companion is not None and companion.ledger is not None:
+        broker = accompany(broker, companion.ledger)
+    if store is None:
+        return Servers(broker, broker.results, broker.ledger, broker.committer, None, companion)
     committer = OrderedCommit(broker.transport, store.results, SettlingByCommit(broker.committer))
-    return Servers(broker, store.results, broker.ledger or store.ledger, committer, store)
+    return Servers(broker, store.results, broker.ledger, committer, store, companion)
 
 
 def _decoder(places: _Places) -> Callable[[bytes], dict[str, Any]]:
@@ -143,6 +154,6 @@ def _decoder(places: _Places) -> Callable[[bytes], dict[str, Any]]:
 
 def _close(found: _Open) -> None:
     found.bridge.close()
-    if found.servers.store is not None:
-        found.servers.store.close()
-    found.servers.broker.close()
+    for server in (found.servers.companion, found.servers.store, found.servers.broker):
+        if server is not None:
+            server.close()

@@ -6,19 +6,28 @@ Two things are different there, and replaced below by what holds instead:
   leases, charges and dead letters. The server itself gives back at once what a dead process held;
   ``tests/system/test_rabbitmq_kill.py`` has the deaths.
 - AMQP lists no queues.
+
+With a companion store it has a ledger too, and keeps what ``LedgerContract`` and ``DeathContract``
+promise.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from umbel.servers.seams import DeadConsumer
+from umbel.servers import open as open_server
+from umbel.servers.companion import accompany
+from umbel.servers.seams import DeadConsumer, Server
 from umbel.testing.contract import (
     Backend,
     CapabilitiesContract,
     CommitContract,
     ConsumerContract,
+    DeathContract,
     FaultContract,
+    LedgerContract,
     ProcessContract,
     ResultContract,
     Stage,
@@ -62,3 +71,31 @@ class TestRabbitmq(
         assert stage.transport.recover([dead]) == 0
         assert stage.acknowledge(held).stale == (held,)
         assert stage.one(stage.consumer(queue)).redelivered
+
+
+class TestRabbitmqWithCompanion(
+    CapabilitiesContract,
+    ConsumerContract,
+    DeathContract,
+    CommitContract,
+    LedgerContract,
+):
+    @pytest.fixture
+    def backend(self, rabbitmq_url: str, tmp_path: Path) -> Backend:
+        def with_ledger(broker: Server) -> Server:
+            ledger = open_server(f"sqlite:///{tmp_path}/ledger", {}).ledger
+            assert ledger is not None
+            return accompany(broker, ledger)
+
+        return Backend(rabbitmq_url, row="rabbitmq+store", short=0.6, quiet=0.2, wrap=with_ledger)
+
+    def test_one_running_message_is_charged_with_the_crash(self, stage: Stage, queue: str) -> None:
+        """Nobody but its own process can end the hold of a consumer that lives."""
+        innocent, guilty = stage.send(queue, 2)
+        consumer_id, consumer = stage.session(queue)
+        stage.take(consumer, 2)
+        dead = DeadConsumer(consumer_id, running=(guilty,))
+        assert stage.open().transport.recover([dead]) == 0
+        consumer.close()
+        got = {each.message.id: each.crashes for each in stage.take(stage.consumer(queue), 2)}
+        assert got == {innocent: 0, guilty: 1}

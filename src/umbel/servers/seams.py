@@ -63,6 +63,19 @@ class Depth:
 
 
 @dataclass(frozen=True, slots=True)
+class Charge:
+    """What stands against a message: see the fields of ``Delivery`` of the same names."""
+
+    crashes: int = 0
+    suspect: bool = False
+    verdict: str = ""
+
+
+#: Nothing stands against it.
+NO_CHARGE = Charge()
+
+
+@dataclass(frozen=True, slots=True)
 class DeadConsumer:
     """A consumer whose process is known to be dead, and the ids of the messages it was running."""
 
@@ -71,6 +84,13 @@ class DeadConsumer:
     #: Why what it was running must not run again; kept with those messages as Delivery.verdict and
     #: then no crash is charged. "" = it may run again.
     verdict: str = ""
+
+    @property
+    def charge(self) -> Charge:
+        """What its death adds to each message that it was running."""
+        if self.verdict:
+            return Charge(verdict=self.verdict)
+        return Charge(crashes=1) if len(set(self.running)) == 1 else Charge(suspect=True)
 
 
 class Transport(Protocol):
@@ -251,7 +271,11 @@ class Revocation:
 
 
 class Ledger(Protocol):
-    """The durable small state beside the queues. Thread-safe."""
+    """The durable small state beside the queues. Thread-safe.
+
+    It may be kept for a broker on another server that has no place for one (``companion``);
+    ``bury``, ``charge``, ``charges`` and ``absolve`` are for that.
+    """
 
     def dead_letters(self, *, limit: int = 100, after: str = "") -> Sequence[DeadLetter]:
         """Return dead letters, oldest first, from behind the one whose key is ``after``."""
@@ -263,6 +287,25 @@ class Ledger(Protocol):
 
     def drop(self, keys: Sequence[str]) -> int:
         """Delete dead letters; return how many."""
+        ...
+
+    def bury(self, letters: Sequence[DeadLetter]) -> None:
+        """Keep messages of another server as dead letters; their keys and times are given here."""
+        ...
+
+    def charge(self, dead: Sequence[DeadConsumer], *, expires_in: float) -> None:
+        """Count against messages what ``Transport.recover`` says, for each of the dead once.
+
+        It is remembered for ``expires_in`` seconds.
+        """
+        ...
+
+    def charges(self, message_ids: Sequence[str]) -> dict[str, Charge]:
+        """Return what stands against these messages, by id; those without a charge are absent."""
+        ...
+
+    def absolve(self, message_ids: Sequence[str]) -> None:
+        """Forget what stands against these messages: they have ended."""
         ...
 
     def revoke(

@@ -9,6 +9,7 @@ from umbel.settings.kinds import (
     MAPPING,
     NAMES,
     NUMBER,
+    OURS,
     SECONDS,
     TEXT,
     TLS,
@@ -132,6 +133,13 @@ class Results:
 
     __slots__ = ()
 
+    ledger_url = Setting(
+        optional(TEXT),
+        None,
+        "Where a broker without a place for it (RabbitMQ) keeps crash counts, dead letters and "
+        "revocations; None = beside the results, if they are on another server.",
+        celery=OURS,
+    )
     result_backend = Setting(
         optional(TEXT),
         None,

@@ -34,6 +34,7 @@ from umbel.clock import SYSTEM_CLOCK, Clock
 from umbel.exceptions import ConnectionLost, UmbelError
 from umbel.message import Delivery, Effects, Message, ResultRecord
 from umbel.servers.seams import (
+    Charge,
     CommitReport,
     Committer,
     Consumer,
@@ -301,6 +302,18 @@ class FlakyLedger:
 
     def drop(self, keys: Sequence[str]) -> int:
         return self._call("drop", lambda: self._inner.drop(keys))
+
+    def bury(self, letters: Sequence[DeadLetter]) -> None:
+        self._call("bury", lambda: self._inner.bury(letters))
+
+    def charge(self, dead: Sequence[DeadConsumer], *, expires_in: float) -> None:
+        self._call("charge", lambda: self._inner.charge(dead, expires_in=expires_in))
+
+    def charges(self, message_ids: Sequence[str]) -> dict[str, Charge]:
+        return self._call("charges", lambda: self._inner.charges(message_ids))
+
+    def absolve(self, message_ids: Sequence[str]) -> None:
+        self._call("absolve", lambda: self._inner.absolve(message_ids))
 
     def revoke(
         self, task_ids: Sequence[str], *, expires_in: float, by: str = "", signal: str = ""

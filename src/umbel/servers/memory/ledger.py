@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 from umbel.servers.memory.space import Entry, Lease, Space
-from umbel.servers.seams import DeadLetter, Revocation
+from umbel.servers.seams import NO_CHARGE, Charge, DeadConsumer, DeadLetter, Revocation
 
 
 class MemoryLedger:
@@ -35,6 +35,32 @@ class MemoryLedger:
     def drop(self, keys: Sequence[str]) -> int:
         with self._space.lock:
             return sum(self._space.dead.pop(key, None) is not None for key in keys)
+
+    def bury(self, letters: Sequence[DeadLetter]) -> None:
+        with self._space.lock:
+            for each in letters:
+                self._space.keep_letter(each.message, each.queue, each.reason, each.crashes)
+
+    def charge(self, dead: Sequence[DeadConsumer], *, expires_in: float) -> None:
+        space = self._space
+        with space.lock:
+            now = space.clock.now()
+            _forget(space, now)
+            for each in dead:
+                if each.consumer_id not in space.charged:
+                    space.charged[each.consumer_id] = now + expires_in
+                    _charge(space, each, until=now + expires_in)
+
+    def charges(self, message_ids: Sequence[str]) -> dict[str, Charge]:
+        space = self._space
+        with space.lock:
+            _forget(space, space.clock.now())
+            return {each: space.charges[each][1] for each in message_ids if each in space.charges}
+
+    def absolve(self, message_ids: Sequence[str]) -> None:
+        with self._space.lock:
+            for each in message_ids:
+                self._space.charges.pop(each, None)
 
     def revoke(
         self, task_ids: Sequence[str], *, expires_in: float, by: str = "", signal: str = ""
@@ -89,3 +115,18 @@ class MemoryLedger:
             last = space.leases.get(name)
             if last is not None and last.holder == holder:
                 space.leases[name] = Lease("", last.token, space.clock.monotonic())
+
+
+def _charge(space: Space, dead: DeadConsumer, *, until: float) -> None:
+    more = dead.charge
+    for message_id in dead.running:
+        _, before = space.charges.get(message_id, (0.0, NO_CHARGE))
+        charge = Charge(before.crashes + more.crashes, more.suspect, more.verdict or before.verdict)
+        space.charges[message_id] = (until, charge)
+
+
+def _forget(space: Space, now: float) -> None:
+    for message_id in [each for each, (until, _) in space.charges.items() if until <= now]:
+        del space.charges[message_id]
+    for consumer_id in [each for each, until in space.charged.items() if until <= now]:
+        del space.charged[consumer_id]

@@ -34,7 +34,7 @@ from umbel.clock import Clock
 from umbel.message import Delivery, Message
 from umbel.servers.memory.bell import Bell
 from umbel.servers.memory.shelf import Shelf
-from umbel.servers.seams import DeadLetter, Revocation
+from umbel.servers.seams import Charge, DeadLetter, Revocation
 from umbel.topology import Binding, Exchange, Queue, route
 
 
@@ -125,6 +125,10 @@ class Space:
         #: Hold number -> who has it.
         self.holds: dict[int, Session] = {}
         self.dead: dict[str, DeadLetter] = {}
+        #: Message of another server -> wall time at which it is forgotten, what stands against it.
+        self.charges: dict[str, tuple[float, Charge]] = {}
+        #: Dead consumer -> wall time until which it is known to be charged.
+        self.charged: dict[str, float] = {}
         self.shelf = Shelf(self.clock)
         #: Task id -> wall time at which that is forgotten, and what was said.
         self.revoked: dict[str, tuple[float, Revocation]] = {}
@@ -238,7 +242,9 @@ class Space:
 
     def bury(self, entry: Entry, reason: str) -> None:
         """Put an entry among the dead letters."""
+        self.keep_letter(entry.message, entry.queue, reason, entry.crashes)
+
+    def keep_letter(self, message: Message, queue: str, reason: str, crashes: int) -> None:
+        """Add a dead letter."""
         key = f"{self.next_number():016d}"
-        self.dead[key] = DeadLetter(
-            key, entry.message, entry.queue, reason, self.clock.now(), entry.crashes
-        )
+        self.dead[key] = DeadLetter(key, message, queue, reason, self.clock.now(), crashes)

@@ -22,6 +22,8 @@ of one of the lists above; moments are microseconds of the server's clock.
     umbel:held:<id>               hash    "<number>:<list>" -> envelope; the hold, and its fence
     umbel:marks                   hash    SHA1 of an envelope -> crashes losses suspect verdict
     umbel:dead                    stream  dead letters: envelope, list, reason, crashes
+    umbel:charge:<id>             hash    crashes, suspect, verdict of a message of another server
+    umbel:charged:<id>            string  marks a dead consumer as counted
     umbel:revoked                 zset    task id -> when the revocation ends
     umbel:revocations             hash    task id -> who revoked it, when, signal as JSON
     umbel:revision                string  how often something was revoked
@@ -49,6 +51,8 @@ class Keys:
     __slots__ = (
         "_suffix_of",
         "bindings",
+        "charge",
+        "charged",
         "consumer",
         "dead",
         "delayed",
@@ -97,6 +101,8 @@ class Keys:
         self.held = f"{ours}held:"
         self.served = f"{ours}served:"
         self.lease = f"{ours}lease:"
+        self.charge = f"{ours}charge:"
+        self.charged = f"{ours}charged:"
         self.bindings = f"{self.prefix}{names.BINDINGS}"
         self.permanent_bindings = f"{self.prefix}{names.PERMANENT_BINDINGS}"
         self.unacked = f"{self.prefix}{options.unacked_key}"

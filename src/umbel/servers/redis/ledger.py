@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from umbel.clock import Clock
+from umbel.ids import new_id
 from umbel.servers.redis.connection import Connections, Link, Script, text
 from umbel.servers.redis.keys import Keys
-from umbel.servers.seams import DeadLetter, Revocation
-from umbel.wire.envelope import unpack
+from umbel.servers.seams import Charge, DeadConsumer, DeadLetter, Revocation
+from umbel.wire.envelope import pack, unpack
 
 _NOW: Final = """
 local time = redis.call('TIME')
@@ -35,6 +36,38 @@ for _, id in ipairs(ARGV) do
   end
 end
 return count
+""")
+
+#: Count the death of a consumer, once, against what it was running.
+#:   KEYS  1 charged
+#:   ARGV  1 beginning of charges   2 milliseconds to remember
+#:         3 crashes   4 suspect   5 verdict, then message ids
+_CHARGE: Final = Script.of("""
+if not redis.call('SET', KEYS[1], '1', 'NX', 'PX', ARGV[2]) then return end
+for i = 6, #ARGV do
+  local charge = ARGV[1] .. ARGV[i]
+  redis.call('HINCRBY', charge, 'crashes', ARGV[3])
+  redis.call('HSET', charge, 'suspect', ARGV[4])
+  if ARGV[5] ~= '' then redis.call('HSET', charge, 'verdict', ARGV[5]) end
+  redis.call('PEXPIRE', charge, ARGV[2])
+end
+""")
+
+#: Tell what stands against messages.
+#:   ARGV  1 beginning of charges, then message ids
+#:   ->    id, crashes, suspect, verdict of each that has a charge
+_CHARGES: Final = Script.of("""
+local found = {}
+for i = 2, #ARGV do
+  local crashes, suspect, verdict =
+    unpack(redis.call('HMGET', ARGV[1] .. ARGV[i], 'crashes', 'suspect', 'verdict'))
+  if crashes then
+    for _, each in ipairs({ARGV[i], crashes, suspect, verdict or ''}) do
+      found[#found + 1] = each
+    end
+  end
+end
+return found
 """)
 
 #: Remember revocations, and forget those that ended.
@@ -169,6 +202,34 @@ class RedisLedger:
     def drop(self, keys: Sequence[str]) -> int:
         known = [key for key in keys if _LETTER_KEY.fullmatch(key)]
         return int(self._connections.call("XDEL", self._keys.dead, *known)) if known else 0
+
+    def bury(self, letters: Sequence[DeadLetter]) -> None:
+        for each in letters:
+            envelope = pack(each.message, delivery_tag=new_id())
+            place = f"{self._keys.prefix}{each.queue}{self._keys.suffix(each.message.priority)}"
+            facts = ("list", place, "reason", each.reason, "crashes", each.crashes)
+            self._connections.call("XADD", self._keys.dead, "*", "envelope", envelope, *facts)
+
+    def charge(self, dead: Sequence[DeadConsumer], *, expires_in: float) -> None:
+        start = (self._keys.charge, int(expires_in * 1000))
+        for each in dead:
+            more = each.charge
+            charge = (more.crashes, int(more.suspect), more.verdict)
+            known = (self._keys.charged + each.consumer_id,)
+            self._run(_CHARGE, known, *start, *charge, *dict.fromkeys(each.running))
+
+    def charges(self, message_ids: Sequence[str]) -> dict[str, Charge]:
+        if not message_ids:
+            return {}
+        found = self._run(_CHARGES, (), self._keys.charge, *message_ids)
+        return {
+            text(message_id): Charge(int(crashes), suspect == b"1", text(verdict))
+            for message_id, crashes, suspect, verdict in zip(*[iter(found)] * 4, strict=True)
+        }
+
+    def absolve(self, message_ids: Sequence[str]) -> None:
+        if message_ids:
+            self._connections.call("DEL", *(self._keys.charge + each for each in message_ids))
 
     def revoke(
         self, task_ids: Sequence[str], *, expires_in: float, by: str = "", signal: str = ""

@@ -46,11 +46,12 @@ def charge(transaction: Transaction, number: int, dead: DeadConsumer) -> None:
     running = frozenset(dead.running)
     if not running:
         return
-    crashes = int(len(running) == 1 and not dead.verdict)
-    suspect = int(len(running) > 1 and not dead.verdict)
+    charge = dead.charge
     for held_id, data in transaction.execute(sql.HELD_BY, (number,)).fetchall():
         if unpack(data, b"")[0].id in running:
-            transaction.execute(sql.CHARGE, (held_id, crashes, suspect, dead.verdict))
+            transaction.execute(
+                sql.CHARGE, (held_id, charge.crashes, charge.suspect, charge.verdict)
+            )
 
 
 def fence(

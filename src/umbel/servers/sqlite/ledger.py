@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from umbel.serializers import json_text
-from umbel.servers.seams import DeadLetter, Revocation
+from umbel.servers.seams import Charge, DeadConsumer, DeadLetter, Revocation
 from umbel.servers.sqlite import statements as sql
 from umbel.servers.sqlite.connection import Transaction
-from umbel.servers.sqlite.packing import storable, unpack
+from umbel.servers.sqlite.packing import pack, storable, unpack
 from umbel.servers.sqlite.storing import Store
 
 
@@ -58,6 +58,46 @@ class SqliteLedger:
         return self._execute(
             "DELETE FROM dead WHERE key IN (SELECT value FROM json_each(?))", (numbers,)
         ).rowcount
+
+    def bury(self, letters: Sequence[DeadLetter]) -> None:
+        rows = [self._row(each) for each in letters]
+        self._database.write(lambda transaction: transaction.executemany(sql.BURY_FOREIGN, rows))
+
+    def _row(self, letter: DeadLetter) -> tuple[str, bytes, str, str, float, int]:
+        message, queue, reason = letter.message, storable(letter.queue), storable(letter.reason)
+        return (
+            pack(message),
+            message.body,
+            queue,
+            reason,
+            self._database.clock.now(),
+            letter.crashes,
+        )
+
+    def charge(self, dead: Sequence[DeadConsumer], *, expires_in: float) -> None:
+        until = self._database.clock.now() + expires_in
+
+        def charge(transaction: Transaction) -> None:
+            for each in dead:
+                row = (storable(each.consumer_id), until)
+                if transaction.execute(sql.CHARGED, row).fetchone() is not None:
+                    _charge(transaction, each, until)
+
+        self._database.write(charge)
+
+    def charges(self, message_ids: Sequence[str]) -> dict[str, Charge]:
+        wanted = {storable(message_id): message_id for message_id in message_ids}
+        with self._database.read() as connection:
+            rows = connection.execute(
+                sql.CHARGES, (json.dumps(list(wanted)), self._database.clock.now())
+            ).fetchall()
+        return {
+            wanted[message_id]: Charge(crashes, bool(suspect), verdict)
+            for message_id, crashes, suspect, verdict in rows
+        }
+
+    def absolve(self, message_ids: Sequence[str]) -> None:
+        self._execute(sql.ABSOLVE, (json.dumps([*map(storable, message_ids)]),))
 
     def revoke(
         self, task_ids: Sequence[str], *, expires_in: float, by: str = "", signal: str = ""
@@ -113,3 +153,12 @@ class SqliteLedger:
 
 def _number(key: str) -> int:
     return int(key) if key.isascii() and key.isdigit() and len(key) < 19 else 0
+
+
+def _charge(transaction: Transaction, dead: DeadConsumer, until: float) -> None:
+    charge = dead.charge
+    for message_id in set(dead.running):
+        transaction.execute(
+            sql.CHARGE_FOREIGN,
+            (storable(message_id), charge.crashes, charge.suspect, charge.verdict, until),
+        )

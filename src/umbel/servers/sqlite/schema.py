@@ -7,6 +7,8 @@
     expiring                          when messages of queues with a limit of age come to it
     consumers ── subscriptions        who holds; a consumer that was fenced has no row any more
     dead                              dead letters, with their bytes
+    charges, charged                  what stands against messages of another server; the dead
+                                      consumers that were counted
     results                           in the order of storing, found by the beginning of the id
     revoked, nodes, leases            the rest of the ledger
 
@@ -165,6 +167,15 @@ CREATE TABLE results (
     meta BLOB NOT NULL
 );
 CREATE INDEX results_by_prefix ON results (prefix);
+
+CREATE TABLE charges (
+    message_id TEXT PRIMARY KEY,
+    crashes INTEGER NOT NULL,
+    suspect INTEGER NOT NULL,
+    verdict TEXT NOT NULL,
+    expires_at REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE charged (consumer_id TEXT PRIMARY KEY, expires_at REAL NOT NULL) WITHOUT ROWID;
 
 CREATE TABLE revoked (task_id TEXT PRIMARY KEY, expires_at REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE nodes (

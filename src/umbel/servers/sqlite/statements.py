@@ -306,6 +306,38 @@ SELECT task_id, asked_by, asked_at, signal FROM revoked
 WHERE task_id IN (SELECT value FROM json_each(?1)) AND expires_at > ?2
 """
 
+# Keeps a message of another server.
+# parameters  1 data, 2 body, 3 queue's name, 4 reason, 5 now, 6 crashes
+BURY_FOREIGN = """
+INSERT INTO dead (data, body, queue, reason, died_at, crashes) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+"""
+
+# Remembers a dead consumer.
+# parameters  1 consumer_id, 2 until
+# returns     nothing, if it was known
+CHARGED = "INSERT OR IGNORE INTO charged VALUES (?1, ?2) RETURNING 1"
+
+# parameters  1 message id, 2 crashes to add, 3 suspect, 4 verdict ("" = an earlier one stays),
+#             5 until
+CHARGE_FOREIGN = """
+INSERT INTO charges VALUES (?1, ?2, ?3, ?4, ?5)
+ON CONFLICT (message_id) DO UPDATE SET
+    crashes = crashes + excluded.crashes,
+    suspect = excluded.suspect,
+    verdict = coalesce(nullif(excluded.verdict, ''), verdict),
+    expires_at = excluded.expires_at
+"""
+
+# parameters  1 message ids, 2 now
+# returns     message id, crashes, suspect, verdict
+CHARGES = """
+SELECT message_id, crashes, suspect, verdict FROM charges
+WHERE message_id IN (SELECT value FROM json_each(?1)) AND expires_at > ?2
+"""
+
+# parameters  1 message ids
+ABSOLVE = "DELETE FROM charges WHERE message_id IN (SELECT value FROM json_each(?1))"
+
 # Takes or renews a lease; a row stays when it is released, so that its token goes on growing.
 # parameters  1 name, 2 holder, 3 now, 4 until
 # returns     token, if the lease is ours now
@@ -331,6 +363,8 @@ WHERE seq > ?1 ORDER BY seq LIMIT ?2
 # parameters  1 now
 DELETE_REVOKED = "DELETE FROM revoked WHERE expires_at <= ?1"
 DELETE_NODES = "DELETE FROM nodes WHERE expires_at <= ?1"
+DELETE_CHARGES = "DELETE FROM charges WHERE expires_at <= ?1"
+DELETE_CHARGED = "DELETE FROM charged WHERE expires_at <= ?1"
 
 # parameters  1 died before, 2 limit
 DELETE_DEAD = """

@@ -49,6 +49,8 @@ class Upkeep:
         transaction.execute("UPDATE state SET swept_at = ?", (now,))
         transaction.execute(sql.DELETE_REVOKED, (now,))
         transaction.execute(sql.DELETE_NODES, (now,))
+        transaction.execute(sql.DELETE_CHARGES, (now,))
+        transaction.execute(sql.DELETE_CHARGED, (now,))
         _delete_queues(transaction, now)
         keep = self._database.options.dead_letters_expire
         if keep is not None:

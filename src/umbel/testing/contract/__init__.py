@@ -51,7 +51,7 @@ from umbel.testing.contract.capabilities import CapabilitiesContract  # noqa: E4
 from umbel.testing.contract.commit import CommitContract  # noqa: E402
 from umbel.testing.contract.consumer import ConsumerContract  # noqa: E402
 from umbel.testing.contract.faults import FaultContract  # noqa: E402
-from umbel.testing.contract.leases import LeaseContract  # noqa: E402
+from umbel.testing.contract.leases import DeathContract, LeaseContract  # noqa: E402
 from umbel.testing.contract.ledger import LedgerContract  # noqa: E402
 from umbel.testing.contract.model import ModelContract  # noqa: E402
 from umbel.testing.contract.process import ProcessContract  # noqa: E402
@@ -64,6 +64,7 @@ __all__ = [
     "CapabilitiesContract",
     "CommitContract",
     "ConsumerContract",
+    "DeathContract",
     "FaultContract",
     "LeaseContract",
     "LedgerContract",
@@ -81,6 +82,7 @@ class ServerContract(
     TransportContract,
     ConsumerContract,
     LeaseContract,
+    DeathContract,
     CommitContract,
     ResultContract,
     LedgerContract,

@@ -1,4 +1,8 @@
-"""Leases, death and recovery: the promises of ``Transport.renew`` and ``Transport.recover``."""
+"""Leases, death and recovery: the promises of ``Transport.renew`` and ``Transport.recover``.
+
+``DeathContract`` is about consumers that are known to be dead; it holds, too, where a hold is not a
+lease but a connection.
+"""
 
 from __future__ import annotations
 
@@ -87,8 +91,18 @@ class LeaseContract(Suite):
         assert sorted(ids(got)) == sorted(sent)
         assert {each.losses for each in got} == {1}
 
-    # --- death
+    def test_what_a_lapsed_consumer_held_cannot_be_committed(
+        self, stage: Stage, queue: str
+    ) -> None:
+        sent = stage.send(queue)
+        held = stage.one(stage.consumer(queue, lease=stage.short))
+        stage.lapse(stage.short * 1.1)
+        stage.transport.recover()
+        assert stage.acknowledge(held).stale == (held,)
+        assert ids(stage.drain(queue)) == sent
 
+
+class DeathContract(Suite):
     def test_one_running_message_is_charged_with_the_crash(self, stage: Stage, queue: str) -> None:
         innocent, guilty, innocent_too = stage.send(queue, 3)
         consumer_id, consumer = stage.session(queue)
@@ -215,16 +229,6 @@ class LeaseContract(Suite):
         consumer_id, consumer = stage.session(queue)
         held = stage.one(consumer)
         stage.transport.recover([DeadConsumer(consumer_id)])
-        assert stage.acknowledge(held).stale == (held,)
-        assert ids(stage.drain(queue)) == sent
-
-    def test_what_a_lapsed_consumer_held_cannot_be_committed(
-        self, stage: Stage, queue: str
-    ) -> None:
-        sent = stage.send(queue)
-        held = stage.one(stage.consumer(queue, lease=stage.short))
-        stage.lapse(stage.short * 1.1)
-        stage.transport.recover()
         assert stage.acknowledge(held).stale == (held,)
         assert ids(stage.drain(queue)) == sent
 

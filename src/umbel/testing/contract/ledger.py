@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from umbel.ids import new_id
 from umbel.message import Effects, Ending
-from umbel.servers.seams import DeadConsumer
-from umbel.testing.contract.stage import LONG, Stage, Suite, ids, in_thread
+from umbel.servers.seams import Charge, DeadConsumer, DeadLetter
+from umbel.testing.contract.stage import LONG, Stage, Suite, ids, in_thread, message
 
 
 class LedgerContract(Suite):
@@ -74,6 +74,56 @@ class LedgerContract(Suite):
         assert stage.ledger.drop([letter.key]) == 0
         assert [each.message.id for each in stage.letters(kept, dropped)] == [kept]
         assert stage.drain(queue) == []
+
+    # --- what is kept for messages of another server
+
+    def test_letters_of_another_server_are_kept(self, stage: Stage) -> None:
+        foreign = message("elsewhere", headers={"lang": "py"}, priority=5)
+        before_at = stage.clock.now()
+        stage.ledger.bury([DeadLetter("", foreign, "elsewhere", "tired", 0.0, 2)])
+        (letter,) = stage.letters(foreign.id)
+        assert (letter.queue, letter.reason, letter.crashes) == ("elsewhere", "tired", 2)
+        assert (letter.message.body, letter.message.priority) == (foreign.body, 5)
+        assert letter.message.headers.items() >= {"lang": "py"}.items()
+        assert before_at - 1.0 <= letter.died_at <= stage.clock.now() + 1.0
+        assert stage.ledger.drop([letter.key]) == 1
+
+    def test_a_death_is_charged_once_however_often_it_is_told(self, stage: Stage) -> None:
+        guilty, dead_id = new_id(), new_id()
+        for ledger in (stage.ledger, stage.open_ledger(), stage.ledger):
+            ledger.charge([DeadConsumer(dead_id, (guilty,))], expires_in=LONG)
+        assert stage.open_ledger().charges([guilty, new_id()]) == {guilty: Charge(crashes=1)}
+        assert stage.ledger.charges([]) == {}
+
+    def test_deaths_add_up_and_a_verdict_stays(self, stage: Stage) -> None:
+        one, two = new_id(), new_id()
+        stage.ledger.charge(
+            [
+                DeadConsumer(new_id(), (one, two)),
+                DeadConsumer(new_id(), (two,), verdict="terminated"),
+                DeadConsumer(new_id(), (two,)),
+                DeadConsumer(new_id()),
+            ],
+            expires_in=LONG,
+        )
+        assert stage.ledger.charges([one, two]) == {
+            one: Charge(suspect=True),
+            two: Charge(crashes=1, verdict="terminated"),
+        }
+
+    def test_a_message_that_was_absolved_has_nothing_against_it(self, stage: Stage) -> None:
+        one, two = new_id(), new_id()
+        deaths = [DeadConsumer(new_id(), (each,)) for each in (one, two)]
+        stage.ledger.charge(deaths, expires_in=LONG)
+        stage.open_ledger().absolve([one, "never-charged"])
+        stage.ledger.absolve([])
+        assert stage.ledger.charges([one, two]) == {two: Charge(crashes=1)}
+
+    def test_a_charge_expires(self, stage: Stage) -> None:
+        guilty = new_id()
+        stage.ledger.charge([DeadConsumer(new_id(), (guilty,))], expires_in=stage.short)
+        stage.lapse(stage.short * 1.2)
+        assert stage.ledger.charges([guilty]) == {}
 
     # --- revocations
 
