@@ -20,7 +20,7 @@ from umbel.bridge.process import call_after_fork
 from umbel.clock import SYSTEM_CLOCK, Clock
 from umbel.exceptions import ContentDisallowed
 from umbel.serializers import accepted, get
-from umbel.servers.companion import accompany
+from umbel.servers.companion import Accompanied
 from umbel.servers.ordered import OrderedCommit, SettlingByCommit
 from umbel.servers.seams import Committer, Ledger, ResultStore, Server
 from umbel.wire.result import decode_meta
@@ -128,7 +128,7 @@ def _servers(places: _Places) -> Servers:
     if broker.ledger is None:
         companion = store if places.ledger is None else servers.open(places.ledger, {})
     if companion is not None and companion.ledger is not None:
-        broker = accompany(broker, companion.ledger)
+        broker = Accompanied(broker, companion.ledger)
     if store is None:
         return Servers(broker, broker.results, broker.ledger, broker.committer, None, companion)
     committer = OrderedCommit(broker.transport, store.results, SettlingByCommit(broker.committer))

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from umbel.servers import open as open_server
-from umbel.servers.companion import accompany
+from umbel.servers.companion import Accompanied
 from umbel.servers.seams import DeadConsumer, Server
 from umbel.testing.contract import (
     Backend,
@@ -85,7 +85,7 @@ class TestRabbitmqWithCompanion(
         def with_ledger(broker: Server) -> Server:
             ledger = open_server(f"sqlite:///{tmp_path}/ledger", {}).ledger
             assert ledger is not None
-            return accompany(broker, ledger)
+            return Accompanied(broker, ledger)
 
         return Backend(rabbitmq_url, row="rabbitmq+store", short=0.6, quiet=0.2, wrap=with_ledger)
 

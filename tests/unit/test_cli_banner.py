@@ -61,6 +61,13 @@ def test_other_stores_are_named_and_secrets_masked() -> None:
     assert "secret" not in "\n".join(lines)
 
 
+def test_a_broker_without_a_ledger_says_what_is_missing_or_where_it_is() -> None:
+    without = shown(application(broker="amqp://localhost"))
+    assert any(line.startswith("  ledger:        none: deaths are") for line in without)
+    beside = application(broker="amqp://localhost", ledger_url="memory://x")
+    assert "  ledger:        memory://x" in shown(beside)
+
+
 def test_it_lists_queues_with_exchange_and_key() -> None:
     queues = [
         Queue("celery"),

@@ -18,6 +18,8 @@ from umbel.worker.launch import Worker
 _ART = ("  o  o o  o  ", "   \\ \\ / /   ", "    \\\\|//    ", "      |      ")
 #: Least width of the names in the sections.
 _NAMES = 14
+#: What there is not without a ledger.
+_MISSED = "deaths are not counted, revocations have no effect"
 
 
 def banner(worker: Worker, level: int) -> str:
@@ -62,6 +64,10 @@ def _config(worker: Worker, level: int) -> Iterator[tuple[str, str]]:
     yield "app:", main
     yield "transport:", servers.broker.display_url
     yield "results:", store
+    if servers.ledger is None:
+        yield "ledger:", f"none: {_MISSED} (ledger_url names a place)"
+    elif servers.companion is not None:
+        yield "ledger:", servers.companion.display_url
     yield "concurrency:", f"{worker.concurrency} ({worker.pool})"
     yield "log level:", f"{logging.getLevelName(level)}{shows}"
 

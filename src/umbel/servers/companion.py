@@ -1,6 +1,6 @@
 """A ledger for a broker that has no place for one (RabbitMQ), kept on another server.
 
-``accompany`` returns the same broker with that ledger in three places:
+``Accompanied`` is the same broker with that ledger in three places:
 
     transport   consumers look up what stands against a message that was delivered before, and which
                 are revoked; ``recover`` charges the dead
@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice, takewhile
 from typing import Any
 
@@ -43,7 +43,6 @@ from umbel.servers.seams import (
     DeadLetter,
     Depth,
     Ledger,
-    ResultStore,
     Revocation,
     Server,
     Transport,
@@ -60,33 +59,20 @@ REQUEUE_TIMEOUT = 10.0
 _monotonic = SYSTEM_CLOCK.monotonic
 
 
-@dataclass(frozen=True, slots=True)
 class Accompanied:
-    """A ``Server``: the broker's parts, with a ledger that is elsewhere."""
+    """A ``Server``: the broker's parts with another's ledger, which stays its owner's to close."""
 
-    display_url: str
-    transport: Transport
-    results: ResultStore
-    ledger: Ledger | None
-    committer: Committer
-    _broker: Server
+    def __init__(self, broker: Server, ledger: Ledger) -> None:
+        self._broker = broker
+        self.display_url = broker.display_url
+        self.transport: Transport = CompanionTransport(broker.transport, ledger)
+        self.results = broker.results
+        self.ledger: Ledger | None = CompanionLedger(ledger, broker.transport)
+        settling = CompanionSettling(SettlingByCommit(broker.committer), ledger)
+        self.committer: Committer = OrderedCommit(self.transport, self.results, settling)
 
     def close(self) -> None:
         self._broker.close()
-
-
-def accompany(broker: Server, ledger: Ledger) -> Server:
-    """Return the broker with this ledger. The ledger's server stays the caller's to close."""
-    transport = CompanionTransport(broker.transport, ledger)
-    settling = CompanionSettling(SettlingByCommit(broker.committer), ledger)
-    return Accompanied(
-        broker.display_url,
-        transport,
-        broker.results,
-        CompanionLedger(ledger, broker.transport),
-        OrderedCommit(transport, broker.results, settling),
-        broker,
-    )
 
 
 class CompanionTransport:
@@ -191,7 +177,7 @@ class CompanionConsumer:
 
 
 def _marked(
-    delivery: Delivery, charges: Mapping[str, Charge], revoked: Collection[str]
+    delivery: Delivery, charges: Mapping[str, Charge], revoked: Mapping[str, Revocation]
 ) -> Delivery:
     charge = charges.get(delivery.message.id, NO_CHARGE)
     is_revoked = delivery.message.id in revoked
