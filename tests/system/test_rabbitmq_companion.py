@@ -62,7 +62,7 @@ def test_a_task_that_kills_its_worker_ends_among_the_dead_letters_of_the_compani
     with project.worker("worker", "-A", "tasks", "-c", "2"):
         results = [app.send_task("tasks.quick") for _ in range(50)]
         killer = app.send_task("tasks.killer")
-        with pytest.raises(WorkerLostError, match="died 3 times"):
+        with pytest.raises(WorkerLostError, match=r"died [34] times"):
             killer.get(timeout=30)
         for result in results:
             result.get(timeout=30)
