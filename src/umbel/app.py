@@ -16,7 +16,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Concatenate, Literal, ParamSpec, Protocol, Self, TypeVar, Unpack, overload
 
-from umbel import context, eager, ids, registry, result
+from umbel import checks, context, eager, ids, registry, result
 from umbel.bridge import ResultBridge
 from umbel.bridge.aio import AsyncPublisher
 from umbel.calling import BoundCall
@@ -26,12 +26,12 @@ from umbel.control import Control
 from umbel.exceptions import ImproperlyConfigured, TransportError
 from umbel.message import Message
 from umbel.opened import Opened, Servers, clock_of
-from umbel.options import CallOptions, call_arguments, check_names
+from umbel.options import CallOptions, call_arguments
 from umbel.publisher import ONCE, Publisher, RetryPolicy
-from umbel.registry import AnyTask, TaskRegistry
+from umbel.registry import AnyTask, TaskOptions, TaskRegistry, check_task, task_from_function
 from umbel.routing import Route, Router
 from umbel.signals import Signal, import_modules
-from umbel.task import AsyncTask, Task, TaskOptions, task_from_function
+from umbel.task import AsyncTask, Task
 from umbel.version import software
 from umbel.wire.task import Request
 
@@ -156,9 +156,12 @@ class Umbel:
     def register_task(self, task: T | type[T]) -> T:
         """Add a class-based task, given as an instance or its class; return the instance."""
         instance: T = task() if isinstance(task, type) else task
+        if not isinstance(instance, TaskOf):
+            raise TypeError(f"register_task: expected a Task, got {instance!r}")
         if not instance.name:
             cls = type(instance)
             instance.name = self.gen_task_name(cls.__name__, cls.__module__)
+        check_task(instance)
         self.tasks.register(instance)
         instance.bind_to(self)
         return instance
@@ -215,7 +218,7 @@ class Umbel:
         **options: Unpack[CallOptions],
     ) -> result.AsyncResult[Any]:
         """Send a call by the task's name; the task need not be known here."""
-        check_names(options)
+        checks.check(checks.TASK, "name", name, of="send_task()")
         call = self.call_for(name)
         if call.eager and name in self.tasks:
             return eager.send(self.tasks[name], *call_arguments(args, kwargs), options)
@@ -432,6 +435,7 @@ def _share(function: Callable[..., Any], options: Mapping[str, Any]) -> AnyTask:
         function.__name__, function.__module__, app.main if app else None
     )
     task = task_from_function(function, name, options)
+    check_task(task)
     registry.shared.append(task)
     return task
 

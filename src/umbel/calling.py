@@ -21,7 +21,7 @@ from umbel.ids import new_id, new_ids
 from umbel.message import Message
 from umbel.models import dump
 from umbel.opened import clock_of
-from umbel.options import PER_TASK, expand, zone_of
+from umbel.options import PER_TASK, check_call, expand, zone_of
 from umbel.publisher import ONCE, RetryPolicy
 from umbel.result import AsyncResult
 from umbel.routing import Route
@@ -32,9 +32,6 @@ from umbel.wire.task import Request, TaskEncoder
 _NOTHING: Mapping[str, Any] = {}
 #: Options that say where a call goes.
 _DIRECTING = frozenset({"queue", "exchange", "routing_key"})
-#: Options that hold signatures, and signatures that a worker would take for the names of tasks.
-_LINKS = ("link", "link_error")
-_WORKFLOWS = frozenset({"chain", "group", "chord"})
 
 
 class BoundCall:
@@ -218,7 +215,7 @@ class BoundCall:
         """Return the message of a call made here: checked, and shown to receivers of signals."""
         if kwargs or not self._least <= len(args) <= self._most:
             self.check(args, kwargs)
-        check_links(options)
+        check_call(options)
         if self._has_models:
             args = tuple(dump(value) for value in args)
             kwargs = {name: dump(value) for name, value in kwargs.items()}
@@ -324,7 +321,7 @@ class BoundCall:
         if self._is_fixed and not options:
             route = self._routes[0]
         else:
-            check_links(options)
+            check_call(options)
             merged, route = self._resolved((), {}, options, request=request, sent_at=sent_at)
         messages: list[Message] = []
         for index, task_id in enumerate(new_ids(len(calls))):
@@ -355,16 +352,6 @@ class BoundCall:
             encoded["exchange"] = route.exchange
             encoded["routing_key"] = route.routing_key
         return encoded
-
-
-def check_links(options: Mapping[str, Any]) -> None:
-    """Raise NotImplementedError for links that no worker could follow."""
-    for name in _LINKS:
-        given = options.get(name)
-        for each in [given] if isinstance(given, Mapping) else given or ():
-            if isinstance(each, Mapping) and each.get("subtask_type") in _WORKFLOWS:
-                kind = each["subtask_type"]
-                raise NotImplementedError(f"a {kind} in {name} is not supported yet")
 
 
 def tell_published(messages: Sequence[Message]) -> None:

@@ -20,10 +20,14 @@ from umbel.exceptions import Ignore, Reject
 from umbel.executor import execute, execute_async
 from umbel.ids import new_id, node_name
 from umbel.message import Outcome, ResultRecord
+from umbel.options import check_call
 from umbel.result import EagerResult
 from umbel.serializers import get
 from umbel.wire.result import compress_meta, encode_meta
 from umbel.wire.task import Request
+
+#: Options that ``apply`` has beside those of ``apply_async``.
+_ONLY_HERE = frozenset({"throw", "logfile", "loglevel"})
 
 
 def send(
@@ -43,6 +47,7 @@ def run(
     task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], options: Mapping[str, Any]
 ) -> EagerResult[Any]:
     """Run a call here and now, to its final state; return its result."""
+    check_call(options, more=_ONLY_HERE)
     bound: BoundTask = task.bound_task()
     parent = current_request.get()
     request = _request(task, args, kwargs, options, parent)

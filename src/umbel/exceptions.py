@@ -127,11 +127,14 @@ class TaskError(UmbelError):
 class NotRegistered(TaskError, KeyError):  # noqa: N818 -- Celery's public name
     """No task of this name is known here. Import the module that defines it, or check the name."""
 
+    #: How the text ends where there is a similar name.
+    hint: str = ""
+
     def __str__(self) -> str:
         """Name the task."""
         if not self.args:
             return UmbelError.__str__(self)
-        return f"no task named {self.args[0]!r} is registered"
+        return f"no task named {self.args[0]!r} is registered{self.hint}"
 
 
 class AlreadyRegistered(TaskError):  # noqa: N818 -- Celery's public name

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 
 from umbel.clock import SYSTEM_CLOCK
 
@@ -40,7 +39,7 @@ def new_ids(count: int) -> list[str]:
 
 def node_name(name: str = "umbel@%h") -> str:
     """Expand Celery's node name patterns: %h host with domain, %n host's name, %d domain."""
-    host = socket.gethostname()
+    host = host_name()
     first, _, domain = host.partition(".")
     words = {"h": host, "n": first, "d": domain, "%": "%"}
     expanded = re.sub("%([hnd%])", lambda found: words[found[1]], name)
@@ -49,4 +48,9 @@ def node_name(name: str = "umbel@%h") -> str:
 
 def origin() -> str:
     """Return the ``origin`` header of messages sent by this process: ``gen<pid>@<host>``."""
-    return f"gen{os.getpid()}@{socket.gethostname()}"
+    return f"gen{os.getpid()}@{host_name()}"
+
+
+def host_name() -> str:
+    """Return what ``socket.gethostname`` does, without the six modules that it takes to import."""
+    return os.uname().nodename

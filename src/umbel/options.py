@@ -6,6 +6,7 @@ import datetime as dt
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
+from umbel import checks
 from umbel.exceptions import ImproperlyConfigured
 from umbel.spelling import suggestion
 from umbel.topology import Exchange, Queue
@@ -68,13 +69,20 @@ KNOWN = frozenset(CallOptions.__annotations__) | AMQP_PROPERTIES | TASK_HEADERS
 _DELIVERY_MODES = {"transient": 1, "persistent": 2}
 
 
-def check_names(options: Mapping[str, Any]) -> None:
-    """Raise TypeError for an option that does not exist."""
-    if options.keys() <= KNOWN:
-        return
-    stamps = options.get("stamped_headers") or ()
-    for name in sorted(options.keys() - KNOWN - set(stamps)):
-        raise TypeError(f"apply_async() has no option {name!r}{suggestion(name, KNOWN)}")
+def check_call(options: Mapping[str, Any], *, more: frozenset[str] = frozenset()) -> None:
+    """Raise TypeError for an option that does not exist, beside ``more``, or cannot be."""
+    if not options.keys() <= KNOWN:
+        stamps = options.get("stamped_headers") or ()
+        for name in sorted(options.keys() - KNOWN - more - set(stamps)):
+            raise TypeError(f"apply_async() has no option {name!r}{suggestion(name, KNOWN)}")
+    kinds = checks.CALL
+    for name, value in options.items():
+        if value is not None and name in kinds:
+            try:
+                kinds[name].check(value)
+            except (TypeError, ValueError) as error:
+                what = kinds[name].what
+                raise TypeError(f"{name}: expected {what}, got {value!r:.80}") from error
 
 
 def call_arguments(args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -1,11 +1,17 @@
-"""The tasks of an application by name, and names."""
+"""The tasks of an application: made of functions by the decorators, and kept by name."""
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+import datetime as dt
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias, TypedDict, cast
 
+from umbel import checks
 from umbel.exceptions import AlreadyRegistered, NotRegistered
-from umbel.task import Task
+from umbel.models import with_models
+from umbel.spelling import suggestion
+from umbel.task import AsyncTask, RetryBackoff, Task
 
 AnyTask: TypeAlias = Task[..., Any]
 
@@ -18,7 +24,9 @@ class TaskRegistry(dict[str, AnyTask]):
 
     def __missing__(self, name: str) -> AnyTask:
         """Say that there is no such task."""
-        raise NotRegistered(name)
+        error = NotRegistered(name)
+        error.hint = suggestion(str(name), self) or "; import the module that defines it first"
+        raise error
 
     def register(self, task: AnyTask) -> None:
         """Add a task under its name.
@@ -54,3 +62,127 @@ def default_name(name: str, module: str, main: str | None) -> str:
     if module == "__main__" and main:
         module = main
     return f"{module}.{name}"
+
+
+# --- tasks made of functions
+
+
+class TaskOptions(TypedDict, total=False):
+    """What ``@app.task`` takes, for type checkers."""
+
+    name: str | None
+    base: type[Task[..., Any]] | None
+    max_retries: int | None
+    default_retry_delay: float
+    autoretry_for: Sequence[type[BaseException]]
+    dont_autoretry_for: Sequence[type[BaseException]]
+    retry_kwargs: Mapping[str, Any] | None
+    retry_backoff: RetryBackoff
+    retry_backoff_max: float
+    retry_jitter: bool
+    rate_limit: str | float | None
+    time_limit: float | None
+    soft_time_limit: float | None
+    ignore_result: bool | None
+    store_errors_even_if_ignored: bool | None
+    store_eager_result: bool | None
+    track_started: bool | None
+    acks_late: bool | None
+    acks_on_failure_or_timeout: bool | None
+    acks_on_failure: bool | None
+    acks_on_timeout: bool | None
+    reject_on_worker_lost: bool | None
+    serializer: str | None
+    compression: str | None
+    queue: Any
+    exchange: Any
+    routing_key: str | None
+    priority: int | None
+    expires: float | dt.timedelta | dt.datetime | None
+    delivery_mode: int | str | None
+    typing: bool
+    throws: Sequence[type[BaseException]]
+    trail: bool
+    send_events: bool
+    resultrepr_maxsize: int
+    pydantic: bool
+    pydantic_strict: bool | None
+    pydantic_context: Mapping[str, Any] | None
+    pydantic_dump_kwargs: Mapping[str, Any] | None
+    on_success: Callable[..., Any]
+    on_failure: Callable[..., Any]
+    on_retry: Callable[..., Any]
+    after_return: Callable[..., Any]
+    before_start: Callable[..., Any]
+    shadow_name: Callable[..., Any]
+
+
+#: Options of the decorator that are no attributes of the task.
+_DECORATOR_ONLY = frozenset({"base", "bind", "name", "lazy", "shared", "app"})
+
+
+def task_from_function(
+    function: Callable[..., Any],
+    name: str,
+    options: Mapping[str, Any],
+    default_base: type[Task[..., Any]] = Task,
+) -> Task[..., Any]:
+    """Return a task that runs this function; it is not registered yet."""
+    _check_options(options, of=f"@task {name}")
+    base = options.get("base") or default_base
+    if base is Task and inspect.iscoroutinefunction(function):
+        base = AsyncTask
+    _check_names(options, base)
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise TypeError(f"@task {name}: a generator has no result; return a list instead")
+    attributes: dict[str, Any] = {
+        key: value for key, value in options.items() if key not in _DECORATOR_ONLY
+    }
+    run = function
+    if options.get("pydantic"):
+        run = with_models(
+            function,
+            strict=options.get("pydantic_strict"),
+            context=options.get("pydantic_context"),
+            dump_options=options.get("pydantic_dump_kwargs"),
+        )
+    attributes.update(
+        name=name,
+        abstract=False,
+        run=run if options.get("bind") else staticmethod(run),
+        __doc__=function.__doc__,
+        __module__=function.__module__,
+        __wrapped__=staticmethod(function),
+    )
+    made = cast("type[Task[..., Any]]", type(function.__name__, (base,), attributes))
+    return made()
+
+
+def _check_options(options: Mapping[str, Any], *, of: str) -> None:
+    """Raise TypeError for what can be no class and no argument of one."""
+    for name in ("name", "bind"):
+        if options.get(name) is not None:
+            checks.check(checks.TASK, name, options[name], of=of)
+    base = options.get("base")
+    if base is not None and not (isinstance(base, type) and issubclass(base, Task)):
+        raise TypeError(f"{of}: base: expected a subclass of Task, got {base!r}")
+
+
+def check_task(task: Task[..., Any]) -> None:
+    """Raise TypeError for an attribute that cannot be, or a class without ``run``."""
+    if type(task).run is Task.run and "run" not in vars(task):
+        raise TypeError(f"{type(task).__name__} has no run(), which does the work of a task")
+    for name in checks.TASK:
+        value = getattr(task, name, None)
+        if value is not getattr(Task, name, None):
+            kept = checks.check(checks.TASK, name, value, of=f"the task {task.name}")
+            if kept is not value:
+                setattr(task, name, kept)
+
+
+def _check_names(options: Mapping[str, Any], base: type) -> None:
+    known = _DECORATOR_ONLY | TaskOptions.__annotations__.keys()
+    for name in options:
+        if name not in known and not hasattr(base, name):
+            hint = suggestion(name, known)
+            raise TypeError(f"@task has no option {name!r}, nor has its base{hint}")

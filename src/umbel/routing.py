@@ -215,7 +215,7 @@ def as_queue(value: Any) -> Queue | Broadcast:
     if isinstance(value, (Queue, Broadcast)):
         return value
     if not isinstance(getattr(value, "name", None), str):
-        raise ImproperlyConfigured(f"task_queues: expected a Queue or a name, got {value!r}")
+        raise ImproperlyConfigured(f"expected a Queue or a name, got {value!r}")
     exchange = getattr(value, "exchange", None)
     return Queue(
         value.name,

@@ -8,9 +8,8 @@ are Celery's; None means: as the setting of the same name says.
 from __future__ import annotations
 
 import datetime as dt
-import inspect
 import sys
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import CoroutineType
@@ -22,14 +21,12 @@ from typing import (
     Literal,
     NoReturn,
     ParamSpec,
-    TypedDict,
     TypeVar,
     Unpack,
-    cast,
     overload,
 )
 
-from umbel import eager
+from umbel import checks, eager
 from umbel.annotations import annotated
 from umbel.arguments import parameters_of
 from umbel.bound import BoundTask, bind
@@ -40,11 +37,9 @@ from umbel.clock import SYSTEM_CLOCK
 from umbel.context import Application, current_app, current_request, reporter
 from umbel.exceptions import MaxRetriesExceededError, Retry
 from umbel.message import ResultRecord
-from umbel.models import with_models
-from umbel.options import CallOptions, call_arguments, check_names, wall_time
+from umbel.options import CallOptions, call_arguments, check_call, wall_time
 from umbel.result import AsyncResult, EagerResult
 from umbel.serializers import get
-from umbel.spelling import suggestion
 from umbel.wire.result import compress_meta, encode_meta
 from umbel.wire.task import Request
 
@@ -146,7 +141,8 @@ class Task(Generic[P, R]):
         self._annotated_by = setting
         for attributes in annotated(setting, self):
             for name, value in attributes.items():
-                setattr(self, name, value)
+                kept = checks.check(checks.TASK, name, value, of=f"task_annotations of {self.name}")
+                setattr(self, name, kept)
         self._call = None
 
     def forget_call(self) -> None:
@@ -196,7 +192,6 @@ class Task(Generic[P, R]):
         **options: Unpack[CallOptions],
     ) -> AsyncResult[R]:
         """Send a call with options; return when it is stored."""
-        check_names(options)
         call = self.bound_call()
         if call.eager:
             return eager.send(self, *call_arguments(args, kwargs), options)
@@ -209,7 +204,6 @@ class Task(Generic[P, R]):
         **options: Unpack[CallOptions],
     ) -> AsyncResult[R]:
         """Send a call with options without blocking the event loop."""
-        check_names(options)
         call = self.bound_call()
         if call.takes_detour:
             return await aio.call(self.apply_async, args, kwargs, **options)
@@ -346,7 +340,7 @@ class Task(Generic[P, R]):
         raise verdict from cause
 
     def _retry_options(self, options: Mapping[str, Any]) -> dict[str, Any] | None:
-        check_names(options)
+        check_call(options)
         return self.bound_call().changes(options) if options else None
 
     def _exhausted(self, request: Request) -> BaseException:
@@ -482,102 +476,3 @@ def _raise(error: BaseException, cause: BaseException | None) -> NoReturn:
 
 def _registered(name: str) -> Any:
     return current_app().tasks[name]
-
-
-# --- making tasks of functions
-
-
-class TaskOptions(TypedDict, total=False):
-    """What ``@app.task`` takes, for type checkers."""
-
-    name: str | None
-    base: type[Task[..., Any]] | None
-    max_retries: int | None
-    default_retry_delay: float
-    autoretry_for: Sequence[type[BaseException]]
-    dont_autoretry_for: Sequence[type[BaseException]]
-    retry_kwargs: Mapping[str, Any] | None
-    retry_backoff: RetryBackoff
-    retry_backoff_max: float
-    retry_jitter: bool
-    rate_limit: str | float | None
-    time_limit: float | None
-    soft_time_limit: float | None
-    ignore_result: bool | None
-    store_errors_even_if_ignored: bool | None
-    store_eager_result: bool | None
-    track_started: bool | None
-    acks_late: bool | None
-    acks_on_failure_or_timeout: bool | None
-    acks_on_failure: bool | None
-    acks_on_timeout: bool | None
-    reject_on_worker_lost: bool | None
-    serializer: str | None
-    compression: str | None
-    queue: Any
-    exchange: Any
-    routing_key: str | None
-    priority: int | None
-    expires: float | dt.timedelta | dt.datetime | None
-    delivery_mode: int | str | None
-    typing: bool
-    throws: Sequence[type[BaseException]]
-    trail: bool
-    send_events: bool
-    resultrepr_maxsize: int
-    pydantic: bool
-    pydantic_strict: bool | None
-    pydantic_context: Mapping[str, Any] | None
-    pydantic_dump_kwargs: Mapping[str, Any] | None
-    on_success: Callable[..., Any]
-    on_failure: Callable[..., Any]
-    on_retry: Callable[..., Any]
-    after_return: Callable[..., Any]
-    before_start: Callable[..., Any]
-    shadow_name: Callable[..., Any]
-
-
-#: Options of the decorator that are no attributes of the task.
-_DECORATOR_ONLY = frozenset({"base", "bind", "name", "lazy", "shared", "app"})
-
-
-def task_from_function(
-    function: Callable[..., Any],
-    name: str,
-    options: Mapping[str, Any],
-    default_base: type[Task[..., Any]] = Task,
-) -> Task[..., Any]:
-    """Return a task that runs this function; it is not registered yet."""
-    base = options.get("base") or default_base
-    if base is Task and inspect.iscoroutinefunction(function):
-        base = AsyncTask
-    _check_names(options, base)
-    attributes: dict[str, Any] = {
-        key: value for key, value in options.items() if key not in _DECORATOR_ONLY
-    }
-    run = function
-    if options.get("pydantic"):
-        run = with_models(
-            function,
-            strict=options.get("pydantic_strict"),
-            context=options.get("pydantic_context"),
-            dump_options=options.get("pydantic_dump_kwargs"),
-        )
-    attributes.update(
-        name=name,
-        abstract=False,
-        run=run if options.get("bind") else staticmethod(run),
-        __doc__=function.__doc__,
-        __module__=function.__module__,
-        __wrapped__=staticmethod(function),
-    )
-    made = cast("type[Task[..., Any]]", type(function.__name__, (base,), attributes))
-    return made()
-
-
-def _check_names(options: Mapping[str, Any], base: type) -> None:
-    known = _DECORATOR_ONLY | TaskOptions.__annotations__.keys()
-    for name in options:
-        if name not in known and not hasattr(base, name):
-            hint = suggestion(name, known)
-            raise TypeError(f"@task has no option {name!r}, nor has its base{hint}")

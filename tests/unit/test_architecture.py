@@ -27,7 +27,7 @@ RANKS = {
             ),
             "ids message schedules serializers security",
             "wire settings",
-            "servers config",
+            "servers config checks",
             "bridge",
             "signals routing options annotations addresses",
             "opened",

@@ -6,6 +6,7 @@ import uuid
 
 import pytest
 
+from umbel import ids
 from umbel.clock import SYSTEM_CLOCK
 from umbel.ids import new_id, new_ids, node_name, origin
 
@@ -39,14 +40,14 @@ def test_all_variants_occur() -> None:
     ],
 )
 def test_node_names_are_expanded(monkeypatch: pytest.MonkeyPatch, pattern: str, name: str) -> None:
-    monkeypatch.setattr(socket, "gethostname", lambda: "box.example.org")
+    monkeypatch.setattr(ids, "host_name", lambda: "box.example.org")
     assert node_name(pattern) == name
 
 
 def test_a_percent_sign_may_stand_before_a_letter_of_a_pattern(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(socket, "gethostname", lambda: "box")
+    monkeypatch.setattr(ids, "host_name", lambda: "box")
     assert node_name("a%%h@%n") == "a%h@box"
 
 

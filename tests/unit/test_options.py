@@ -9,7 +9,7 @@ import pytest
 
 from umbel.config import Config
 from umbel.exceptions import ImproperlyConfigured
-from umbel.options import check_names, expand, wall_time, zone_of
+from umbel.options import check_call, expand, wall_time, zone_of
 
 NOW = 1_800_000_000.0
 HALF_PAST = dt.datetime(2030, 1, 2, 3, 30, tzinfo=dt.UTC)
@@ -66,10 +66,10 @@ def test_what_is_no_time(options: dict[str, Any]) -> None:
 
 
 def test_names() -> None:
-    check_names({"countdown": 3, "link": None, "message_id": "x", "root_id": "r"})
-    check_names({"tenant": "x", "stamped_headers": ["tenant"]})
+    check_call({"countdown": 3, "link": None, "message_id": "x", "root_id": "r"})
+    check_call({"tenant": "x", "stamped_headers": ["tenant"]})
     with pytest.raises(TypeError, match="no option 'countdwn'; did you mean 'countdown'"):
-        check_names({"countdwn": 3})
+        check_call({"countdwn": 3})
 
 
 def test_zones() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from umbel import Task, Umbel, states
+from umbel import Umbel, states
 from umbel.bound import BoundTask
 from umbel.canvas.advance import Policy
 from umbel.exceptions import Ignore, Reject
@@ -321,4 +321,4 @@ def test_a_tasks_options_and_settings_are_compiled() -> None:
         """Do nothing."""
 
     assert not keeps.bound_task().acks_failures
-    assert app.register_task(Task[..., Any]()).bound_task().acks_failures
+    assert app.task(name="plain")(lambda: None).bound_task().acks_failures

@@ -12,11 +12,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, NoReturn, Self, TypeVar, overload
 
-from umbel.calling import check_links, policy_of, tell_published
+from umbel.calling import policy_of, tell_published
 from umbel.canvas.signature import Signature, kind, listed_signatures, maybe_signature
 from umbel.context import Application, Caller, current_request
 from umbel.ids import new_id
 from umbel.message import Message
+from umbel.options import check_call
 from umbel.result import AsyncResult, GroupResult
 from umbel.routing import Route
 
@@ -105,9 +106,9 @@ class group(Signature[list[R]]):  # noqa: N801 -- Celery's public name
         if app.conf.task_always_eager:
             return self.apply(args, kwargs, **options)
         merged = {**self.options, **options}
+        outbox = _Outbox(app, merged)
         given = (merged.pop("task_id", None), merged.pop("group_id", None))
         group_id: str = given[0] or given[1] or new_id()
-        outbox = _Outbox(app, merged)
         try:
             results = self._send(outbox, group_id, args, kwargs, merged)
         except Exception as error:
@@ -365,6 +366,7 @@ class _Outbox:
     """Sends the parts of one workflow in slices, each in one publish call."""
 
     def __init__(self, app: Application, options: Mapping[str, Any]) -> None:
+        check_call(options)
         self._app = app
         self._request = current_request.get()
         self._deadline_in = options.get("deadline_in")
@@ -420,7 +422,7 @@ class _Outbox:
         if any(isinstance(each, group) for each in sig.tasks):
             raise NotImplementedError(_NESTED)
         for each in rest:
-            check_links(each.options)
+            check_call(each.options)
         result = sig.freeze()
         options = {**first.options, "chain": rest[::-1] or None}
         self._put_task(first.task, first.args, first.kwargs, options)

@@ -104,8 +104,9 @@ class TaskRecord(ResultBase, Generic[R_co]):
         parent: ResultBase | None = None,
         task_name: str | None = None,
     ) -> None:
-        if not id:
-            raise ValueError(f"expected the id of a task, got {id!r}")
+        given: Any = id
+        if not isinstance(given, str) or not id:
+            raise ValueError(f"expected the id of a task, a text, got {given!r}")
         self._app = app
         self.parent = parent
         self.id = id
