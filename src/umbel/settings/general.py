@@ -23,7 +23,7 @@ from umbel.settings.kinds import (
     or_zero,
 )
 
-_RETRIES = "A worker tries to store a result until its lease ends, with pauses that grow to 1 s."
+_RETRIES = "A worker tries to store a result until its lease ends, with growing pauses."
 _NO_JOIN = "No process waits or polls for a chord: its last member's commit completes it."
 
 
@@ -118,7 +118,7 @@ class Broker:
     broker_pool_limit = Unused(
         optional(INTEGER),
         10,
-        "A process publishes over one connection, shared by its threads.",
+        "Connections are opened as they are needed, and all threads share them.",
     )
     broker_pool_acquire_timeout = Unused(
         optional(SECONDS), None, "There is no pool to wait for; task_publish_timeout is the limit."
