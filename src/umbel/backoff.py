@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable
-
 
 def exponential(
     attempt: int,
@@ -12,7 +9,6 @@ def exponential(
     *,
     maximum: float = 600.0,
     jitter: bool = True,
-    uniform: Callable[[float, float], float] = random.uniform,
 ) -> float:
     """Return ``factor * 2**attempt`` seconds, at most ``maximum``; with jitter, a part of it.
 
@@ -20,4 +16,8 @@ def exponential(
     "Exponential Backoff And Jitter".
     """
     ceiling = min(maximum, factor * 2.0 ** min(attempt, 64))
-    return uniform(0.0, ceiling) if jitter else ceiling
+    if not jitter:
+        return ceiling
+    import random  # noqa: PLC0415 -- five modules that a program which never waits does not need
+
+    return random.uniform(0.0, ceiling)

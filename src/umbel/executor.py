@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-import random
 import traceback
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -115,7 +114,6 @@ def retry_delay(policy: RetryPolicy, retries: int) -> float:
         policy.backoff,
         maximum=policy.backoff_max,
         jitter=policy.jitter,
-        uniform=random.uniform,
     )
 
 
