@@ -66,6 +66,15 @@ def test_urls_say_where_the_server_is(url: str, connection: dict[str, Any]) -> N
     assert parsed.socket_timeout == (3.0 if "socket_timeout" in url else 30.0)
 
 
+def test_options_reach_the_connection() -> None:
+    connection = parse("redis://h", {"connect_timeout": 7.0, "socket_keepalive": True}).connection
+    assert connection["socket_connect_timeout"] == 7.0
+    assert connection["socket_keepalive"] is True
+    options = {"connect_timeout": 7.0, "socket_connect_timeout": 2.0, "credential_provider": "c"}
+    connection = parse("redis://h", options).connection
+    assert (connection["socket_connect_timeout"], connection["credential_provider"]) == (2.0, "c")
+
+
 @pytest.mark.parametrize(
     ("url", "options"),
     [

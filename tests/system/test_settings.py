@@ -63,6 +63,23 @@ def test_a_worker_and_other_programs_may_have_addresses_of_their_own(tmp_path: P
         f"    broker_read_url='sqlite:///{tmp_path}/read.db',\n"
         f"    broker_write_url='sqlite:///{tmp_path}/write.db')\n"
     )
+    shown = worker_that_ends_when_ready(tmp_path)
+    assert "read.db" in shown.stdout, shown.stderr
+    program(tmp_path, "-c", "import tasks; tasks.app.send_task('x')")
+    assert (tmp_path / "write.db").exists()
+
+
+def test_a_worker_says_which_settings_do_nothing_yet(tmp_path: Path) -> None:
+    (tmp_path / "tasks.py").write_text(
+        "from umbel import Umbel\n"
+        f"app = Umbel('tasks', 'sqlite:///{tmp_path}/x.db', worker_prefetch_multiplier=1)\n"
+        "app.conf.security_digest = 'sha512'\n"
+    )
+    shown = worker_that_ends_when_ready(tmp_path)
+    assert "These settings have no effect yet: security_digest\n" in shown.stderr
+
+
+def worker_that_ends_when_ready(folder: Path) -> subprocess.CompletedProcess[str]:
     code = (
         "import signal, umbel.signals as s\n"
         "from umbel.cli.main import main\n"
@@ -70,10 +87,7 @@ def test_a_worker_and_other_programs_may_have_addresses_of_their_own(tmp_path: P
         "s.worker_ready.connect(stop)\n"
         "main(['worker', '-A', 'tasks', '-c', '1'])\n"
     )
-    shown = program(tmp_path, "-c", code)
-    assert "read.db" in shown.stdout, shown.stderr
-    program(tmp_path, "-c", "import tasks; tasks.app.send_task('x')")
-    assert (tmp_path / "write.db").exists()
+    return program(folder, "-c", code)
 
 
 def test_a_worker_gives_up_on_its_broker_when_it_was_told_to(tmp_path: Path) -> None:

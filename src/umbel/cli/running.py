@@ -41,6 +41,8 @@ from umbel.cli.logs import logger, set_up_logging, task_hooks
 from umbel.clock import SYSTEM_CLOCK
 from umbel.config import Config
 from umbel.exceptions import ConnectionLost, ImproperlyConfigured, QueueNotFound
+from umbel.settings.kinds import Later
+from umbel.settings.table import TABLE
 from umbel.worker.launch import Shape, Worker, WorkerOptions, supervise
 from umbel.worker.processes import may_fork
 
@@ -79,6 +81,7 @@ def run_worker(given: Given, asked: Asked) -> int:
     app = load_app(given, asked.include)
     _let_configure(app, asked)
     set_up_logging(app.conf, asked.level, color=given.color)
+    _warn_of_settings(app)
     worker = make_worker(app, asked)
     if not given.quiet:
         click.echo(banner(worker, asked.level), color=given.color)
@@ -117,6 +120,12 @@ def _take_workers_address(app: Umbel) -> None:
     if url is not None:
         values = {"broker_url": url, "broker_write_url": None}
         app.conf.set_layer("command line", values, source="broker_read_url")
+
+
+def _warn_of_settings(app: Umbel) -> None:
+    names = ", ".join(name for name in app.conf.table() if isinstance(TABLE[name], Later))
+    if names:
+        logger.warning("These settings have no effect yet: %s", names)
 
 
 def _let_configure(app: Umbel, asked: Asked) -> None:

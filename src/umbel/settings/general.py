@@ -124,7 +124,9 @@ class Broker:
         optional(SECONDS), None, "There is no pool to wait for; task_publish_timeout is the limit."
     )
     broker_native_delayed_delivery_queue_type = Unused(
-        choice("quorum", "classic"), "quorum", "Queues of delayed messages are quorum queues."
+        choice("quorum", "classic"),
+        "quorum",
+        "Only quorum queues pass messages on without loss.",
     )
 
 

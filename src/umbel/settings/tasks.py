@@ -74,7 +74,7 @@ class Sending:
         BOOLEAN, False, "Send an event for each task sent.", old="CELERY_SEND_TASK_SENT_EVENT"
     )
     task_repr_maxlevels = Unused(
-        INTEGER, 3, "Arguments are shown as deep as fits into a text of bounded size."
+        INTEGER, 3, "Arguments are shown to a depth of six, in a text of bounded size."
     )
 
 
@@ -154,13 +154,17 @@ class Running:
     task_acks_on_failure_or_timeout = Setting(
         BOOLEAN,
         True,
-        "A message whose task failed is acknowledged; otherwise it goes to the dead letters.",
+        "A message whose task failed or timed out is acknowledged; else it is a dead letter.",
     )
     task_acks_on_failure = Setting(
-        optional(BOOLEAN), None, "The same for exceptions alone; None = as the setting above."
+        optional(BOOLEAN),
+        None,
+        "The same for exceptions alone; None = as for both.",
     )
     task_acks_on_timeout = Setting(
-        optional(BOOLEAN), None, "The same for time limits alone; None = as the setting above."
+        optional(BOOLEAN),
+        None,
+        "The same for time limits alone; None = as for both.",
     )
     task_reject_on_worker_lost = Setting(
         optional(BOOLEAN),
