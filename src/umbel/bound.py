@@ -15,6 +15,7 @@ from typing import Any
 
 from umbel import signals, states
 from umbel.clock import SYSTEM_CLOCK
+from umbel.exceptions import EncodeError
 from umbel.message import Outcome
 from umbel.opened import clock_of
 from umbel.serializers import compress, get, json_dumps
@@ -213,6 +214,13 @@ def _send_prerun(task: Any, request: Request) -> None:
 
 def _overridden(task: Any, base: type, name: str) -> bool:
     return getattr(type(task), name, None) is not getattr(base, name, None) or name in vars(task)
+
+
+def unstorable(outcome: Outcome, error: EncodeError) -> Outcome:
+    """Return what a success becomes whose value cannot be stored."""
+    failure = EncodeError(f"the task's result cannot be stored: {error}")
+    failure.__cause__ = error.__cause__
+    return Outcome(states.FAILURE, error=failure, runtime=outcome.runtime)
 
 
 def exception_info(outcome: Outcome) -> ExceptionInfo | None:

@@ -2,7 +2,8 @@
 
 The task runs through the same executor as in a worker, so hooks, signals, retries and states are
 the same; what a worker would send afterwards is run here at once: callbacks, error callbacks, and
-a retry, without waiting.
+a retry, without waiting. Under ``task_always_eager`` what would travel is encoded and decoded on
+its way: arguments, those that a retry changes too, and results (``task_eager_serializes``).
 """
 
 from __future__ import annotations
@@ -10,19 +11,21 @@ from __future__ import annotations
 import threading
 from collections.abc import Coroutine, Mapping
 from contextvars import copy_context
+from dataclasses import replace
 from typing import Any
 
 from umbel import states
-from umbel.bound import BoundTask
+from umbel.bound import BoundTask, unstorable
 from umbel.canvas.signature import listed_signatures, maybe_signature
 from umbel.context import current_request
-from umbel.exceptions import Ignore, Reject
+from umbel.exceptions import EncodeError, Ignore, Reject
 from umbel.executor import execute, execute_async
 from umbel.ids import new_id, node_name
 from umbel.message import Outcome, ResultRecord
+from umbel.models import dump
 from umbel.options import check_call
 from umbel.result import EagerResult
-from umbel.serializers import get
+from umbel.serializers import Serializer, get
 from umbel.wire.result import compress_meta, encode_meta
 from umbel.wire.task import Request
 
@@ -33,13 +36,8 @@ _ONLY_HERE = frozenset({"throw", "logfile", "loglevel"})
 def send(
     task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], options: Mapping[str, Any]
 ) -> EagerResult[Any]:
-    """Run a call that would have been sent, its arguments encoded and decoded on the way."""
+    """Run a call that would have been sent."""
     task.bound_call().check(args, kwargs)
-    conf = task.app.conf
-    if conf.task_eager_serializes:
-        serializer = get(options.get("serializer") or task.serializer or conf.task_serializer)
-        received, kwargs = serializer.loads(serializer.dumps([list(args), kwargs]))
-        args = tuple(received)
     return run(task, args, kwargs, options)
 
 
@@ -51,10 +49,7 @@ def run(
     bound: BoundTask = task.bound_task()
     parent = current_request.get()
     request = _request(task, args, kwargs, options, parent)
-    outcome = _run_once(bound, request)
-    while outcome.state == states.RETRY:
-        request = _next_attempt(request, outcome)
-        outcome = _run_once(bound, request)
+    request, outcome = _run_to_end(task, bound, request, options.get("serializer"))
     result = _result(task, bound, request, outcome)
     if parent is not None and task.trail and options.get("add_to_parent", True):
         parent.children.append(result)
@@ -102,13 +97,57 @@ def _request(
     )
 
 
+def _run_to_end(
+    task: Any, bound: BoundTask, request: Request, serializer: str | None
+) -> tuple[Request, Outcome]:
+    """Run a request and its retries; return the last one and what became of it."""
+    conf = task.app.conf
+    travels = conf.task_always_eager and conf.task_eager_serializes
+    while True:
+        if travels:
+            _receive(task, request, serializer)
+        outcome = _run_once(bound, request)
+        if outcome.state != states.RETRY:
+            break
+        request = _next_attempt(request, outcome)
+    if travels and outcome.state == states.SUCCESS:
+        outcome = _stored(bound, request, outcome, get(conf.result_serializer))
+    return request, outcome
+
+
+def _receive(task: Any, request: Request, name: str | None) -> None:
+    """Give a request the arguments that would arrive, had it been sent."""
+    serializer = get(name or task.serializer or task.app.conf.task_serializer)
+    args, kwargs = request.args, request.kwargs
+    if getattr(task, "pydantic", False):
+        args = [dump(value) for value in args]
+        kwargs = {name: dump(value) for name, value in kwargs.items()}
+    request.args, request.kwargs = serializer.loads(serializer.dumps([args, kwargs]))
+
+
+def _stored(
+    bound: BoundTask, request: Request, outcome: Outcome, serializer: Serializer
+) -> Outcome:
+    """Return a success as a caller would find it: if its value cannot be stored, it is a failure.
+
+    What nobody would store is let alone.
+    """
+    ignored = bound.ignore_result if request.ignore_result is None else request.ignore_result
+    if ignored and not (request.callbacks or request.chain):
+        return outcome
+    try:
+        return replace(outcome, value=serializer.loads(serializer.dumps(outcome.value)))
+    except EncodeError as error:
+        return unstorable(outcome, error)
+
+
 def _run_once(bound: BoundTask, request: Request) -> Outcome:
     if not bound.is_async:
         return execute(bound, request)
-    return _run_to_end(execute_async(bound, request, why=lambda: None))
+    return _run_apart(execute_async(bound, request, why=lambda: None))
 
 
-def _run_to_end(running: Coroutine[Any, Any, Outcome]) -> Outcome:
+def _run_apart(running: Coroutine[Any, Any, Outcome]) -> Outcome:
     """Run a coroutine in a thread of its own: this one may have a loop that runs already."""
     import asyncio  # noqa: PLC0415 -- `import umbel` must not load it
 

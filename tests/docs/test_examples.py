@@ -3,7 +3,8 @@
 A page is one story, told in a folder of its own that holds nothing else. Its fenced blocks mean:
 
 - `python` whose first line is `# name.py`: a file of that name; `# name.py, continued` adds to it.
-  All files are written before the story begins, so the worker knows every task of the page.
+  All files are written before the story begins, so the worker knows every task of the page. The
+  same goes for `toml`; without such a line it only shows something.
 - any other `python` block: a program, run in the folder to its end, which must be a good one.
 - `pycon`: a session in the interpreter; what it prints is compared, as doctest does (`...` stands
   for anything). All sessions of a page are one.
@@ -40,10 +41,10 @@ TIMEOUT = 30.0
 
 FENCE = re.compile(
     r"(?P<excuse><!-- not run: [^>]+-->\s*\n)?"
-    r"^```(?P<language>python|pycon|console)\n(?P<text>.*?)^```$",
+    r"^```(?P<language>python|toml|pycon|console)\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
-FILE_NAME = re.compile(r"# (?P<name>\w+\.py)(?P<continued>, continued)?\n")
+FILE_NAME = re.compile(r"# (?P<name>\w+\.(?:py|toml))(?P<continued>, continued)?\n")
 
 
 class Block(NamedTuple):
@@ -115,7 +116,7 @@ def blocks_of(page: Path) -> Iterator[Block]:
 
 
 def is_file(block: Block) -> bool:
-    return block.language == "python" and FILE_NAME.match(block.text) is not None
+    return block.language in ("python", "toml") and FILE_NAME.match(block.text) is not None
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -124,7 +125,7 @@ def test_examples_of_page(page: Path, tmp_path: Path) -> None:
     blocks = list(blocks_of(page))
     for block in filter(is_file, blocks):
         folder.write(block)
-    story = [block for block in blocks if not is_file(block)]
+    story = [block for block in blocks if not is_file(block) and block.language != "toml"]
     with contextlib.ExitStack() as stack:
         if story and not any("$ umbel worker" in block.text for block in story):
             stack.enter_context(folder.worker("umbel worker -A tasks"))

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from tests.unit import sent
 from umbel import EagerResult, GroupResult, Task, Umbel, chain, group, signals, states
@@ -21,6 +22,10 @@ from umbel.exceptions import (
     Reject,
     TaskError,
 )
+
+
+class Size(BaseModel):
+    cm: int
 
 
 @pytest.fixture
@@ -290,6 +295,57 @@ def test_arguments_are_as_if_they_had_been_sent(app: Umbel) -> None:
         look.delay(object())
     app.conf.task_eager_serializes = False
     assert look.delay((1, 2)).get() == (1, 2)
+
+
+def test_retries_and_what_follows_are_as_if_they_had_been_sent(app: Umbel) -> None:
+    app.conf.task_always_eager = True
+    seen: list[Any] = []
+
+    @app.task(bind=True, name="again")
+    def again(self: Task[..., Any], value: Any) -> Any:
+        seen.append(value)
+        if self.request.retries == 0:
+            raise self.retry(args=((3, 4),))
+        return (5, 6)
+
+    @app.task(name="look")
+    def look(value: Any, more: Any) -> None:
+        seen.append((value, more))
+
+    result = again.apply_async(((1, 2),), link=look.s((7, 8)))
+    assert result.get() == [5, 6]
+    assert seen == [[1, 2], [3, 4], ([5, 6], [7, 8])]
+
+
+def test_a_result_that_could_not_be_stored_is_a_failure(app: Umbel) -> None:
+    app.conf.task_always_eager = True
+
+    @app.task(name="bad")
+    def bad() -> Any:
+        return object()
+
+    with pytest.raises(EncodeError, match="the task's result cannot be stored"):
+        bad.delay().get()
+    assert bad.apply_async(ignore_result=True).successful()
+    app.conf.task_eager_propagates = True
+    with pytest.raises(EncodeError):
+        bad.delay()
+    app.conf.task_always_eager = False
+    assert bad.apply().successful()
+
+
+def test_models_travel_as_dicts(app: Umbel) -> None:
+    app.conf.task_always_eager = True
+    seen: list[Any] = []
+
+    @app.task(name="grow", pydantic=True)
+    def grow(by: Size, *, other: Size) -> Size:
+        seen.append((by, other))
+        return Size(cm=by.cm + other.cm)
+
+    result: Any = grow.delay(Size(cm=1), other=Size(cm=2))
+    assert result.get() == {"cm": 3}
+    assert seen == [(Size(cm=1), Size(cm=2))]
 
 
 def test_results_are_stored_if_asked(add: Task[..., int], app: Umbel) -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from umbel import states
-from umbel.bound import BoundTask
+from umbel.bound import BoundTask, unstorable
 from umbel.exceptions import EncodeError, SoftTimeLimitExceeded, TimeLimitExceeded
 from umbel.message import Delivery, Effects, Ending, Message, Outcome, ResultRecord
 from umbel.wire.result import compress_meta, encode_meta, task_tuple
@@ -70,7 +70,7 @@ def advance(
     try:
         effects = _advance(delivery, request, outcome, bound, policy)
     except EncodeError as error:
-        raise Unable(_unstorable(outcome, error)) from error
+        raise Unable(unstorable(outcome, error)) from error
     return effects if held else replace(effects, delivery=None, acknowledged=delivery)
 
 
@@ -258,9 +258,3 @@ def _later_ids(chain: Sequence[Mapping[str, Any]] | None) -> Iterator[str]:
         task_id = (link.get("options") or {}).get("task_id")
         if task_id:
             yield task_id
-
-
-def _unstorable(outcome: Outcome, error: EncodeError) -> Outcome:
-    failure = EncodeError(f"the task's result cannot be stored: {error}")
-    failure.__cause__ = error.__cause__
-    return Outcome(states.FAILURE, error=failure, runtime=outcome.runtime)

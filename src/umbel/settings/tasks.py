@@ -193,7 +193,7 @@ class Running:
     task_eager_serializes = Setting(
         BOOLEAN,
         True,
-        "With task_always_eager, arguments are encoded and decoded as if they were sent.",
+        "With task_always_eager, arguments and results are encoded and decoded as if sent.",
         celery=OURS,
     )
     task_store_eager_result = Setting(BOOLEAN, False, "Results of tasks run so are stored.")
