@@ -57,7 +57,7 @@ def broker_address(settings: Mapping[str, Any]) -> Address:
         "failover_strategy": settings["broker_failover_strategy"],
     }
     if result_address(settings) is None:
-        options |= _given(_redis_options(settings))
+        options |= _redis_options(url, settings)
     return Address(url, {**options, **settings["broker_transport_options"]})
 
 
@@ -80,15 +80,17 @@ def result_address(settings: Mapping[str, Any]) -> Address | None:
         )
         url = _completed(url, parts)
     options = {"connect_timeout": settings["broker_connection_timeout"]}
-    options |= _given(_redis_options(settings))
+    options |= _redis_options(url, settings)
     return Address(url, {**options, **settings["result_backend_transport_options"]})
 
 
-def _redis_options(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _redis_options(url: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    if not url.startswith("redis"):
+        return {}
     provider = settings["redis_backend_credential_provider"]
     if isinstance(provider, str):
         provider = import_named(provider)
-    return {
+    options = {
         "socket_timeout": settings["redis_socket_timeout"],
         "socket_connect_timeout": settings["redis_socket_connect_timeout"],
         "socket_keepalive": settings["redis_socket_keepalive"] or None,
@@ -96,9 +98,6 @@ def _redis_options(settings: Mapping[str, Any]) -> dict[str, Any]:
         "use_ssl": settings["redis_backend_use_ssl"],
         "credential_provider": provider() if isinstance(provider, type) else provider,
     }
-
-
-def _given(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 

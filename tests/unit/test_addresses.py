@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from umbel import Umbel
 from umbel.addresses import broker_address, result_address
 from umbel.config import Config
 from umbel.exceptions import ImproperlyConfigured
@@ -110,3 +111,18 @@ def test_settings_of_redis_concern_the_server_with_the_results(
     assert isinstance(options["credential_provider"], Provider)
     assert options["socket_timeout"] == (1 if apart else 3)
     assert ("client_name" in broker.options) is not apart
+
+
+def test_settings_of_redis_concern_nothing_else(tmp_path: Path) -> None:
+    settings = values(tmp_path, broker_url="amqp://h", redis_backend_use_ssl={"x": 1})
+    assert broker_address(settings).options["use_ssl"] is False
+
+
+def test_servers_stay_open_until_a_setting_that_names_them_changes(tmp_path: Path) -> None:
+    app = Umbel("a", f"memory://{tmp_path.name}", set_as_current=False)
+    opened = app.servers()
+    app.conf.timezone = "Europe/Rome"
+    assert app.servers() is opened
+    app.conf.broker_heartbeat = 5
+    assert app.servers() is not opened
+    app.close()

@@ -120,11 +120,11 @@ class Setting(Generic[T]):
     def _checked(self, given: Any, check: Callable[[Any], V], source: str) -> V:
         try:
             return check(given)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError):
             expected, shown = self.kind.what, self.masked(given)
             raise ImproperlyConfigured(
                 f"{self.name}: expected {expected}, got {shown!r} (from {source})"
-            ) from error
+            ) from None  # the cause may show what is masked here
 
     def masked(self, value: Any) -> Any:
         """Return a value, what is secret in it masked."""
