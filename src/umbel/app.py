@@ -19,7 +19,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, Protocol, Self, TypeVar
 from umbel import checks, context, eager, ids, registry, result
 from umbel.bridge import ResultBridge
 from umbel.bridge.aio import AsyncPublisher
-from umbel.calling import BoundCall
+from umbel.calling import BoundCall, tell_publishing
 from umbel.canvas.signature import Signature, maybe_signature
 from umbel.config import Config, Snapshot, import_named
 from umbel.control import Control
@@ -253,12 +253,10 @@ class Umbel:
         merged = {"reply_to": request.reply_to, **_stamps(request)}
         merged.update(signature.get("options") or {}, **options)
         call = self.call_for(signature["task"])
-        message, route = call.message(
-            own if signature.get("immutable") else (*args, *own),
-            signature.get("kwargs") or {},
-            merged,
-            request=request,
-        )
+        arguments = own if signature.get("immutable") else (*args, *own)
+        kwargs = signature.get("kwargs") or {}
+        message, route = call.message(arguments, kwargs, merged, request=request)
+        tell_publishing(message, (arguments, kwargs), declare=route.topology.queues)
         with suppress(TransportError):  # if that matters, its commit will be refused, and say so
             self.publisher.declare(route)
         return message

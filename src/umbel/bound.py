@@ -247,7 +247,7 @@ def _call_outcome_hook(task: Any, request: Request, outcome: Outcome) -> None:
 def _send_outcome_signal(task: Any, request: Request, outcome: Outcome) -> None:
     match outcome.state:
         case states.SUCCESS:
-            signals.task_success.send(task, result=outcome.value)
+            signals.task_success.send(task, result=outcome.value, runtime=outcome.runtime)
         case states.FAILURE:
             signals.task_failure.send(
                 task,

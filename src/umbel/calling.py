@@ -27,6 +27,7 @@ from umbel.result import AsyncResult
 from umbel.routing import Route
 from umbel.serializers import warn_of_pickle
 from umbel.signals import after_task_publish, before_task_publish
+from umbel.topology import Queue
 from umbel.wire.task import Request, TaskEncoder
 
 _NOTHING: Mapping[str, Any] = {}
@@ -220,18 +221,12 @@ class BoundCall:
             args = tuple(dump(value) for value in args)
             kwargs = {name: dump(value) for name, value in kwargs.items()}
         message, route = self.message(args, kwargs, options, request=request)
-        if before_task_publish.receivers:
-            # They may change the headers, which are not sent yet; nothing else.
-            before_task_publish.send(
-                self.name,
-                body=(args, kwargs, {}),
-                exchange=message.exchange,
-                routing_key=message.routing_key,
-                headers=message.headers,
-                properties=message.properties or {},
-                declare=list(route.topology.queues),
-                retry_policy=options.get("retry_policy"),
-            )
+        tell_publishing(
+            message,
+            (args, kwargs),
+            declare=route.topology.queues,
+            retry_policy=options.get("retry_policy"),
+        )
         return message, route
 
     def message(
@@ -352,6 +347,30 @@ class BoundCall:
             encoded["exchange"] = route.exchange
             encoded["routing_key"] = route.routing_key
         return encoded
+
+
+def tell_publishing(
+    message: Message,
+    arguments: tuple[Sequence[Any], Mapping[str, Any]],
+    *,
+    declare: Sequence[Queue] = (),
+    retry_policy: Mapping[str, Any] | None = None,
+) -> None:
+    """Show a message to receivers of ``before_task_publish``, if there are any.
+
+    They may change the headers, which are not sent yet; nothing else.
+    """
+    if before_task_publish.receivers:
+        before_task_publish.send(
+            message.headers.get("task"),
+            body=(*arguments, {}),
+            exchange=message.exchange,
+            routing_key=message.routing_key,
+            headers=message.headers,
+            properties=message.properties or {},
+            declare=list(declare),
+            retry_policy=retry_policy,
+        )
 
 
 def tell_published(messages: Sequence[Message]) -> None:

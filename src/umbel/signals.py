@@ -191,7 +191,7 @@ after_task_publish = Signal("after_task_publish", ("body", "exchange", "routing_
 task_received = Signal("task_received", ("request",))
 task_prerun = Signal("task_prerun", ("task_id", "task", "args", "kwargs"))
 task_postrun = Signal("task_postrun", ("task_id", "task", "args", "kwargs", "retval", "state"))
-task_success = Signal("task_success", ("result",))
+task_success = Signal("task_success", ("result", "runtime"))
 task_retry = Signal("task_retry", ("request", "reason", "einfo"))
 task_failure = Signal(
     "task_failure", ("task_id", "exception", "args", "kwargs", "traceback", "einfo")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.system.engines import running
-from umbel import Queue, Umbel, chain
+from umbel import Queue, Umbel, chain, signals
 from umbel.exceptions import EncodeError, QueueNotFound, Unroutable
 
 #: Where no queue is bound.
@@ -156,3 +156,37 @@ def test_progress_that_cannot_be_stored_raises_where_it_was_reported(app: Umbel)
 
     with running(app):
         assert reports.delay().get(timeout=10) == "goes on"
+
+
+@pytest.mark.usefixtures("told")
+def test_follow_ups_and_retries_are_shown_to_receivers_of_signals(app: Umbel) -> None:
+    @app.task(name="twice", bind=True)
+    def twice(self: Any) -> Any:
+        if self.request.retries == 0:
+            self.retry(countdown=0)
+        return self.request.headers
+
+    @app.task(name="seen", bind=True)
+    def seen(self: Any, before: Any) -> list[Any]:
+        return [before, self.request.headers]
+
+    sent: list[str] = []
+
+    def mark(sender: str, headers: dict[str, Any], body: Any, **_: Any) -> None:
+        headers["mark"] = [*body[0], sender]
+
+    def note(sender: str, **_: Any) -> None:
+        sent.append(sender)
+
+    signals.before_task_publish.connect(mark)
+    signals.after_task_publish.connect(note)
+    try:
+        with running(app):
+            first = twice.apply_async(link=[seen.s()])
+            assert first.get(timeout=10) == {"mark": ["twice"]}
+            (child,) = first.children or ()
+            assert child.get(timeout=10)[1] == {"mark": [{"mark": ["twice"]}, "seen"]}
+    finally:
+        signals.before_task_publish.disconnect(mark)
+        signals.after_task_publish.disconnect(note)
+    assert sent == ["twice", "twice", "seen"]

@@ -29,10 +29,12 @@ from dataclasses import dataclass
 from queue import Empty
 
 from umbel import backoff, telemetry
+from umbel.calling import tell_published
 from umbel.clock import SYSTEM_CLOCK
 from umbel.exceptions import TransportError
-from umbel.message import Delivery, Effects, Ending
-from umbel.servers.seams import Committer, Consumer
+from umbel.message import Delivery, Effects, Ending, Message
+from umbel.servers.seams import CommitReport, Committer, Consumer
+from umbel.signals import after_task_publish
 from umbel.worker.lane import Desk, Done, Gate, Item, Lane
 from umbel.worker.loop import Loop
 from umbel.worker.pulse import Pulse
@@ -76,6 +78,21 @@ def _marked(deliveries: list[Delivery], revoked: Revoked) -> list[Delivery]:
         dataclasses.replace(each, revoked=True) if each.message.id in found else each
         for each in deliveries
     ]
+
+
+def _tell_published(batch: Sequence[Effects], report: CommitReport) -> None:
+    """Tell of follow-ups that are stored; not of messages that were only put elsewhere."""
+    undone = {id(each) for each in report.stale} | {id(each.effects) for each in report.refused}
+    for effects in batch:
+        cause = effects.delivery or effects.acknowledged
+        if cause is None or id(cause) in undone or id(effects) in undone:
+            continue
+        tell_published([each for each in effects.publish if _is_new(each, cause.message)])
+
+
+def _is_new(message: Message, cause: Message) -> bool:
+    retries = (message.headers.get("retries"), cause.headers.get("retries"))
+    return message.id != cause.id or retries[0] != retries[1]
 
 
 def _needs_a_look(delivery: Delivery, now: float) -> bool:
@@ -221,6 +238,8 @@ class Pump:
         self._pending = []
         for refusal in report.refused:
             self._leave(self._parts.service.instead(refusal))
+        if after_task_publish.receivers:
+            _tell_published(batch, report)
         ended = sum(1 for effects in batch if effects.ending is not Ending.KEEP)
         self._parts.pulse.count(ended - len(report.refused))
         telemetry.emit("delivery.committed", count=len(batch), stale=len(report.stale))

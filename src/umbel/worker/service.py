@@ -18,6 +18,7 @@ from typing import Any
 
 from umbel import signals, states
 from umbel.bound import BoundTask, tell_revoked
+from umbel.calling import tell_publishing
 from umbel.canvas.advance import Policy, Unable, advance
 from umbel.clock import SYSTEM_CLOCK
 from umbel.exceptions import (
@@ -209,9 +210,14 @@ class Service:
         if outcome.state == states.FAILURE and request.errbacks:
             request.errbacks = self._call_errbacks(request, outcome)
         try:
-            return advance(delivery, request, outcome, bound, self._policy, held=held)
+            effects = advance(delivery, request, outcome, bound, self._policy, held=held)
         except Unable as unable:
             return self._follow(delivery, request, unable.outcome, bound, held=held)
+        if outcome.state == states.RETRY:
+            changes = {"args": request.args, "kwargs": request.kwargs, **(outcome.changes or {})}
+            for again in effects.publish:
+                tell_publishing(again, (changes["args"], changes["kwargs"]))
+        return effects
 
     def _poison(self, delivery: Delivery, error: Exception) -> Effects:
         signals.task_rejected.send(self._node, message=delivery.message, exc=error)
