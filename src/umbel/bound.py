@@ -51,6 +51,8 @@ class RetryPolicy:
     backoff: float = 0.0
     backoff_max: float = 600.0
     jitter: bool = True
+    #: What else ``retry_kwargs`` names.
+    changes: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,16 +173,17 @@ def _usable(compression: str | None) -> str | None:
 
 def retry_policy(task: Any) -> RetryPolicy:
     """Read a task's retry options, named as in Celery."""
-    overrides = dict(getattr(task, "retry_kwargs", None) or {})
+    changes = dict(getattr(task, "retry_kwargs", None) or {})
     backoff = getattr(task, "retry_backoff", False)
     return RetryPolicy(
         retry_for=tuple(getattr(task, "autoretry_for", None) or ()),
         never_for=tuple(getattr(task, "dont_autoretry_for", None) or ()),
-        max_retries=overrides.get("max_retries", task.max_retries),
-        delay=overrides.get("countdown", task.default_retry_delay),
+        max_retries=changes.pop("max_retries", task.max_retries),
+        delay=changes.pop("countdown", task.default_retry_delay),
         backoff=float(max(1.0, backoff)) if backoff else 0.0,
         backoff_max=getattr(task, "retry_backoff_max", 600.0),
         jitter=getattr(task, "retry_jitter", True),
+        changes=changes,
     )
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from umbel import backoff, context, states
 from umbel.bound import BoundTask, RetryPolicy
 from umbel.clock import SYSTEM_CLOCK
-from umbel.exceptions import Ignore, Reject, Retry, TaskRevokedError
+from umbel.exceptions import Ignore, Reject, Retry, TaskPredicate, TaskRevokedError
 from umbel.message import Outcome
 from umbel.wire.task import Request
 
@@ -75,9 +75,13 @@ async def execute_async(
 
 def judge(bound: BoundTask, request: Request, error: BaseException, runtime: float) -> Outcome:
     """Turn what a task raised into its outcome."""
+    try:
+        again = _again(bound, request, error, runtime)
+    except Exception as impossible:  # noqa: BLE001 -- a time or a queue that cannot be
+        again, error = None, impossible
+    if again is not None:
+        return again
     match error:
-        case Retry():
-            return _retried(error, runtime, bound.now)
         case Ignore():
             return Outcome(states.IGNORED, error=error, runtime=runtime)
         case Reject():
@@ -85,24 +89,27 @@ def judge(bound: BoundTask, request: Request, error: BaseException, runtime: flo
         case TaskRevokedError():
             return Outcome(states.REVOKED, error=error, runtime=runtime, done_at=bound.now())
         case _:
-            return _failed_or_retried(bound, request, error, runtime)
+            return Outcome(
+                states.FAILURE,
+                error=error,
+                traceback=format_traceback(error),
+                runtime=runtime,
+                done_at=bound.now(),
+            )
 
 
-def _failed_or_retried(
+def _again(
     bound: BoundTask, request: Request, error: BaseException, runtime: float
-) -> Outcome:
+) -> Outcome | None:
+    """Return the outcome of a task that will run again, because it says so or its policy does."""
     policy = bound.retry
+    if isinstance(error, Retry):
+        return _retried(error, runtime, bound.now)
+    if isinstance(error, (TaskPredicate, TaskRevokedError)):
+        return None
     if isinstance(error, policy.retry_for) and not isinstance(error, policy.never_for):
-        again = _retried_by_policy(bound, request, error, runtime)
-        if again is not None:
-            return again
-    return Outcome(
-        states.FAILURE,
-        error=error,
-        traceback=format_traceback(error),
-        runtime=runtime,
-        done_at=bound.now(),
-    )
+        return _retried_by_policy(bound, request, error, runtime)
+    return None
 
 
 def retry_delay(policy: RetryPolicy, retries: int) -> float:
@@ -158,6 +165,7 @@ def _retried_by_policy(
         error=error,
         traceback=format_traceback(error),
         not_before=bound.now() + retry_delay(policy, request.retries),
+        changes=bound.task.retry_changes(request, **policy.changes) if policy.changes else None,
         runtime=runtime,
     )
 

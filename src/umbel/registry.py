@@ -10,6 +10,7 @@ from typing import Any, TypeAlias, TypedDict, cast
 from umbel import checks
 from umbel.exceptions import AlreadyRegistered, NotRegistered
 from umbel.models import with_models
+from umbel.options import check_call
 from umbel.spelling import suggestion
 from umbel.task import AsyncTask, RetryBackoff, Task
 
@@ -117,6 +118,8 @@ class TaskOptions(TypedDict, total=False):
     shadow_name: Callable[..., Any]
 
 
+#: What ``retry`` takes beside the options of a call.
+_ONLY_RETRY = frozenset({"args", "kwargs", "max_retries"})
 #: Options of the decorator that are no attributes of the task.
 _DECORATOR_ONLY = frozenset({"base", "bind", "name", "lazy", "shared", "app"})
 
@@ -178,6 +181,7 @@ def check_task(task: Task[..., Any]) -> None:
             kept = checks.check(checks.TASK, name, value, of=f"the task {task.name}")
             if kept is not value:
                 setattr(task, name, kept)
+    check_call(task.retry_kwargs or {}, more=_ONLY_RETRY)
 
 
 def _check_names(options: Mapping[str, Any], base: type) -> None:

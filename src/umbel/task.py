@@ -316,6 +316,7 @@ class Task(Generic[P, R]):
         Only an exception that leaves the task makes it run again: with ``throw=False`` raise what
         is returned.
         """
+        check_call({"countdown": countdown, **options})
         request = self.request
         cause = sys.exc_info()[1]
         if request.called_directly:
@@ -327,21 +328,31 @@ class Task(Generic[P, R]):
             zone = self.bound_call().zone
             when: Any = dt.datetime.fromtimestamp(wall_time("eta", eta, zone)[1], dt.UTC)
         else:
-            when = self.default_retry_delay if countdown is None else countdown
-        changes = {"args": args, "kwargs": kwargs, "options": self._retry_options(options)}
+            delay: Any = self.default_retry_delay if countdown is None else countdown
+            when = delay.total_seconds() if isinstance(delay, dt.timedelta) else delay
+        changes = self.retry_changes(request, args=args, kwargs=kwargs, **options)
         verdict = Retry(
             exc=exc or cause,
             when=when,
             is_eager=request.is_eager,
-            sig={name: value for name, value in changes.items() if value is not None},
+            sig=changes,
         )
         if not throw:
             return verdict
         raise verdict from cause
 
-    def _retry_options(self, options: Mapping[str, Any]) -> dict[str, Any] | None:
-        check_call(options)
-        return self.bound_call().changes(options) if options else None
+    def retry_changes(
+        self,
+        request: Request,
+        *,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> dict[str, Any]:
+        """Return what a retry of this request changes, as an Outcome holds it."""
+        routed = self.bound_call().changes(options) if options and not request.is_eager else None
+        changes = {"args": args, "kwargs": kwargs, "options": routed}
+        return {name: value for name, value in changes.items() if value is not None}
 
     def _exhausted(self, request: Request) -> BaseException:
         return self.MaxRetriesExceededError(
@@ -361,8 +372,10 @@ class Task(Generic[P, R]):
         """Store a state of the task and what it wants to tell, such as its progress."""
         request = self.request
         task_id = task_id or request.id
-        if not task_id or state is None:
-            raise TypeError("update_state() needs a state, and a task that runs or a task_id")
+        if state is None:
+            raise TypeError("update_state(): expected a state, such as 'PROGRESS', got None")
+        if not task_id:
+            return  # called as a function: there is nobody to be told
         report = reporter.get()
         if task_id == request.id and report is not None:
             report(request, state, meta)

@@ -13,13 +13,15 @@ import pytest
 
 from tests.budget.counting import python_calls
 from tests.system.engines import running
-from umbel import Umbel
+from umbel import Queue, Umbel
 from umbel.clock import SYSTEM_CLOCK
 from umbel.exceptions import (
     Ignore,
     MaxRetriesExceededError,
     NotRegistered,
+    QueueNotFound,
     Reject,
+    Retry,
     SoftTimeLimitExceeded,
     TaskRevokedError,
 )
@@ -357,3 +359,39 @@ def test_soft_limits_in_threads_leave_the_interpreter_as_it_was(app: Umbel) -> N
         assert quick.delay().get(timeout=5) == 1
     # CPython's eval breaker, once stuck, makes a profiled call loop for ever.
     assert len(python_calls(lambda: len("umbel"))) == 1
+
+
+def test_what_a_retry_changes_may_stand_in_retry_kwargs(app: Umbel) -> None:
+    options = {"max_retries": 1, "countdown": 0, "queue": "second", "priority": 7}
+
+    @app.task(bind=True, autoretry_for=(ValueError,), retry_kwargs=options)
+    def moved(self: Any) -> Any:
+        if self.request.retries == 0:
+            raise ValueError
+        return self.request.delivery_info
+
+    with running(app, queues=("celery", "second")):
+        info = moved.delay().get(timeout=10)
+    assert (info["routing_key"], info["priority"]) == ("second", 7)
+
+
+def test_a_retry_that_cannot_be_is_the_failure_of_its_task(app: Umbel) -> None:
+    app.conf.task_queues = [Queue("celery")]
+    app.conf.task_create_missing_queues = False
+
+    @app.task
+    def never() -> None:
+        raise Retry(when="soon")
+
+    @app.task(autoretry_for=(ValueError,), retry_kwargs={"queue": "unheard"})
+    def lost() -> None:
+        raise ValueError
+
+    @app.task(bind=True)
+    def wrong(self: Any) -> None:
+        self.retry(countdown="soon")
+
+    with running(app):
+        for task, words in ((never, "soon"), (lost, "unheard"), (wrong, "countdown")):
+            with pytest.raises((TypeError, ValueError, QueueNotFound), match=words):
+                task.delay().get(timeout=10)

@@ -184,8 +184,8 @@ def test_follow_ups_and_retries_are_shown_to_receivers_of_signals(app: Umbel) ->
         with running(app):
             first = twice.apply_async(link=[seen.s()])
             assert first.get(timeout=10) == {"mark": ["twice"]}
-            (child,) = first.children or ()
-            assert child.get(timeout=10)[1] == {"mark": [{"mark": ["twice"]}, "seen"]}
+            assert first.children is not None
+            assert first.children[0].get(timeout=10)[1] == {"mark": [{"mark": ["twice"]}, "seen"]}
     finally:
         signals.before_task_publish.disconnect(mark)
         signals.after_task_publish.disconnect(note)

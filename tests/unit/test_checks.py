@@ -128,6 +128,12 @@ def test_attributes_of_classes_and_annotations_are_checked_as_well(app: Umbel) -
         app.tasks["annotated"].delay()
 
 
+def test_what_retry_kwargs_cannot_name(app: Umbel) -> None:
+    app.task(retry_kwargs={"max_retries": 3, "countdown": 1, "args": (), "queue": "slow"})(min)
+    with pytest.raises(TypeError, match="did you mean 'countdown'"):
+        app.task(retry_kwargs={"contdown": 1})(max)
+
+
 def test_one_exception_class_is_as_good_as_a_tuple_of_it(app: Umbel) -> None:
     one: Any = ValueError
 

@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from pydantic import BaseModel, ValidationError
 
 from umbel import exceptions
 from umbel.exceptions import BackendError, SecurityError, TaskError
@@ -194,3 +195,14 @@ def test_what_would_end_the_reader_comes_back_as_an_ordinary_exception() -> None
     foreign = exception_from_wire(wire("SystemExit", "builtins", 3))
     assert isinstance(foreign, TaskError)
     assert "SystemExit(3)" in str(foreign)
+
+
+def test_an_error_written_in_c_travels_with_its_text() -> None:
+    class Order(BaseModel):
+        pieces: int
+
+    with pytest.raises(ValidationError) as caught:
+        Order.model_validate({"pieces": "many"})
+    assert not caught.value.args
+    read = exception_from_wire(exception_to_wire(caught.value))
+    assert "valid integer" in str(read)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import lru_cache
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 from umbel.exceptions import BackendError, EncodeError, SecurityError, TaskError
@@ -37,9 +37,20 @@ def exception_to_wire(
     module, name = EXCEPTION_NAMES.get(cls) or (cls.__module__, cls.__qualname__)
     return {
         "exc_type": name,
-        "exc_message": _encodable(error.args, dumps),
+        "exc_message": _encodable(_arguments(error), dumps),
         "exc_module": module,
     }
+
+
+def _arguments(error: BaseException) -> tuple[Any, ...]:
+    """Return its args; of a class written in C that keeps its text elsewhere, the text."""
+    if error.args or isinstance(type(error).__str__, FunctionType):
+        return error.args
+    try:
+        text = str(error).encode("utf-8", "backslashreplace").decode()
+    except Exception:  # noqa: BLE001 -- then the name has to do
+        return ()
+    return (text,) if text else ()
 
 
 def _encodable(args: tuple[Any, ...], dumps: Callable[[Any], bytes]) -> list[Any]:
