@@ -45,6 +45,9 @@ class Capabilities:
     #: Its calls compute in this process, maybe while others wait for their end: a worker's threads
     #: had better let them run undisturbed.
     embedded: bool = False
+    #: How it finds a message by its task's id: with its position in the queue ("exact"), with one
+    #: that others may have changed while it looked ("about"), or not at all ("").
+    finds: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,22 @@ class Charge:
 
 #: Nothing stands against it.
 NO_CHARGE = Charge()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a message is."""
+
+    #: "ready", "delayed" or "held".
+    state: str
+    queue: str
+    message: Message
+    #: Ready: how many would be received before it.
+    ahead: int | None = None
+    #: Delayed: wall time at which it becomes ready.
+    due_at: float | None = None
+    #: Held: by whom.
+    consumer_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +158,14 @@ class Transport(Protocol):
 
     def depth(self, queues: Sequence[str]) -> dict[str, Depth]:
         """Count the messages of each queue; a queue that does not exist is absent."""
+        ...
+
+    def find(self, task_id: str, queues: Sequence[str]) -> Sequence[Place]:
+        """Return where the message of this task is, in these queues or held; () = nowhere.
+
+        It is for people who ask: it may read through all that waits, but keeps nobody waiting long.
+        Always () where ``Capabilities.finds`` says that this server cannot.
+        """
         ...
 
     def queues(self) -> Sequence[str]:

@@ -42,6 +42,7 @@ from umbel.servers.seams import (
     DeadLetter,
     Depth,
     Ledger,
+    Place,
     ResultStore,
     Revocation,
     Server,
@@ -184,6 +185,9 @@ class FlakyTransport:
 
     def depth(self, queues: Sequence[str]) -> dict[str, Depth]:
         return self._call("depth", lambda: self._inner.depth(queues))
+
+    def find(self, task_id: str, queues: Sequence[str]) -> Sequence[Place]:
+        return self._call("find", lambda: self._inner.find(task_id, queues))
 
     def queues(self) -> Sequence[str]:
         return self._call("queues", self._inner.queues)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 from umbel.exceptions import (
@@ -14,7 +14,7 @@ from umbel.exceptions import (
 )
 from umbel.message import Delivery, Message
 from umbel.servers.memory.space import Entry, Line, Session, Space
-from umbel.servers.seams import Capabilities, DeadConsumer, Depth
+from umbel.servers.seams import Capabilities, DeadConsumer, Depth, Place
 from umbel.topology import Binding, Exchange, Queue, Topology
 
 CAPABILITIES = Capabilities(
@@ -26,6 +26,7 @@ CAPABILITIES = Capabilities(
     durable_ledger=False,
     stored="in the memory of this process; nothing survives its end",
     embedded=True,
+    finds="exact",
 )
 
 
@@ -103,6 +104,18 @@ class MemoryTransport:
                 for name in queues
                 if name in self._space.lines
             }
+
+    def find(self, task_id: str, queues: Sequence[str]) -> Sequence[Place]:
+        space = self._space
+        with space.lock:
+            held = [
+                Place("held", entry.queue, entry.message, consumer_id=session.consumer_id)
+                for session in space.sessions.values()
+                for entry in session.holds.values()
+                if entry.message.id == task_id
+            ]
+            lines = [space.lines[name] for name in queues if name in space.lines]
+            return [*held, *(place for line in lines for place in _places(space, line, task_id))]
 
     def queues(self) -> Sequence[str]:
         with self._space.lock:
@@ -254,3 +267,14 @@ def _depth(space: Space, line: Line) -> Depth:
     )
     consumers = sum(line.declared.name in session.queues for session in space.sessions.values())
     return Depth(len(line.ready), len(line.delayed), held, min(sent, default=None), consumers)
+
+
+def _places(space: Space, line: Line, task_id: str) -> Iterator[Place]:
+    line.ripen(space.clock.now())
+    name = line.declared.name
+    for ahead, (_, _, entry) in enumerate(sorted(line.ready)):
+        if entry.message.id == task_id:
+            yield Place("ready", name, entry.message, ahead=ahead)
+    for due_at, _, entry in line.delayed:
+        if entry.message.id == task_id:
+            yield Place("delayed", name, entry.message, due_at=due_at)

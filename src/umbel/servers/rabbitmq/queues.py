@@ -16,7 +16,7 @@ from umbel.servers.rabbitmq.channels import Channels, Hub
 from umbel.servers.rabbitmq.consumer import EARLY, RabbitConsumer, Session
 from umbel.servers.rabbitmq.link import Turn
 from umbel.servers.rabbitmq.publishing import Publishing
-from umbel.servers.seams import Capabilities, DeadConsumer, Depth
+from umbel.servers.seams import Capabilities, DeadConsumer, Depth, Place
 from umbel.topology import Binding, Topology
 
 CAPABILITIES = Capabilities(
@@ -81,6 +81,11 @@ class RabbitTransport:
             for queue, found in counts.items()
             if found is not None
         }
+
+    def find(self, task_id: str, queues: Sequence[str]) -> Sequence[Place]:
+        """Return (): AMQP does not let one look into a queue."""
+        del task_id, queues
+        return ()
 
     def queues(self) -> Sequence[str]:
         """Return the queues that this process declared: AMQP lists no others."""

@@ -21,11 +21,12 @@ from umbel.message import Message
 from umbel.servers.redis import scripts
 from umbel.servers.redis.connection import Connections, text
 from umbel.servers.redis.consumer import RedisConsumer
+from umbel.servers.redis.finding import Finder
 from umbel.servers.redis.keys import Keys
 from umbel.servers.redis.messages import Arguments, Packer
 from umbel.servers.redis.options import Options
 from umbel.servers.redis.unacked import Unacked
-from umbel.servers.seams import Capabilities, DeadConsumer, Depth
+from umbel.servers.seams import Capabilities, DeadConsumer, Depth, Place
 from umbel.topology import Binding, Exchange, Queue, Topology
 from umbel.wire.envelope import unpack
 
@@ -42,6 +43,7 @@ CAPABILITIES = Capabilities(
     dead_letters=True,
     durable_ledger=True,
     stored="in the server's memory, and on its disk as its persistence (AOF, RDB) is configured",
+    finds="about",
 )
 
 
@@ -128,14 +130,17 @@ class RedisTransport:
     def depth(self, queues: Sequence[str]) -> dict[str, Depth]:
         keys = self._keys
         per_queue = len(keys.receive_order)
-        arguments: Arguments = [keys.held, keys.delayed, per_queue]
+        arguments: Arguments = [keys.held, keys.delayed, keys.served, per_queue]
         for queue in queues:
             arguments += [queue, *keys.lists(queue)]
         (rows,) = self._connections.run(scripts.DEPTH, [keys.queues, keys.leases], [arguments])
         return {
-            text(name): Depth(ready, delayed, held, _oldest(envelopes))
-            for name, ready, delayed, held, envelopes in rows
+            text(name): Depth(ready, delayed, held, _oldest(envelopes), consumers)
+            for name, ready, delayed, held, consumers, envelopes in rows
         }
+
+    def find(self, task_id: str, queues: Sequence[str]) -> Sequence[Place]:
+        return Finder(self._connections, self._keys, self._clock, task_id).find(queues)
 
     def queues(self) -> Sequence[str]:
         return sorted(text(each) for each in self._connections.call("HKEYS", self._keys.queues))

@@ -373,10 +373,10 @@ for i = 3, #ARGV, 4 do put(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]) end
 
 #: Count the messages of queues.
 #:   KEYS  1 queues   2 leases
-#:   ARGV  1 beginning of held   2 beginning of delayed   3 count of lists per queue, then for each
-#:         queue its name and its lists
-#:   ->    for each queue that exists its name, ready, delayed, held, and the last element of each
-#:         list that has one
+#:   ARGV  1 beginning of held   2 beginning of delayed   3 beginning of served   4 count of lists
+#:         per queue, then for each queue its name and its lists
+#:   ->    for each queue that exists its name, ready, delayed, held, living consumers of ours, and
+#:         the last element of each list that has one
 DEPTH: Final = Script.of(
     CLOCK,
     """
@@ -388,8 +388,8 @@ for _, id in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
     held[list] = (held[list] or 0) + 1
   end
 end
-local per_queue, depths = tonumber(ARGV[3]), {}
-for i = 4, #ARGV, per_queue + 1 do
+local per_queue, depths = tonumber(ARGV[4]), {}
+for i = 5, #ARGV, per_queue + 1 do
   local ready, delayed, holds, oldest, found = 0, 0, 0, {}, false
   for j = i + 1, i + per_queue do
     local list = ARGV[j]
@@ -401,7 +401,11 @@ for i = 4, #ARGV, per_queue + 1 do
     oldest[#oldest + 1] = redis.call('LINDEX', list, -1) or nil
   end
   if found or holds > 0 or redis.call('HEXISTS', KEYS[1], ARGV[i]) == 1 then
-    depths[#depths + 1] = {ARGV[i], ready, delayed, holds, oldest}
+    local consumers = 0
+    for _, id in ipairs(redis.call('SMEMBERS', ARGV[3] .. ARGV[i])) do
+      if tonumber(redis.call('ZSCORE', KEYS[2], id) or 0) > now then consumers = consumers + 1 end
+    end
+    depths[#depths + 1] = {ARGV[i], ready, delayed, holds, consumers, oldest}
   end
 end
 return depths

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Generator, Iterable, Sequence
+from contextlib import contextmanager
 
 from umbel.exceptions import TopologyConflict
 from umbel.message import Message
-from umbel.servers.seams import Capabilities, DeadConsumer, Depth
+from umbel.servers.seams import Capabilities, DeadConsumer, Depth, Place
 from umbel.servers.sqlite import holds
 from umbel.servers.sqlite import statements as sql
 from umbel.servers.sqlite.connection import Transaction
 from umbel.servers.sqlite.consumer import SqliteConsumer
 from umbel.servers.sqlite.declaring import declare
+from umbel.servers.sqlite.finding import find
 from umbel.servers.sqlite.packing import unpack
 from umbel.servers.sqlite.routes import Routes, read_routes
 from umbel.servers.sqlite.schema import Executing
@@ -30,6 +32,7 @@ CAPABILITIES = Capabilities(
     stored="written to the file's log: it survives the death of every process, and with "
     "synchronous=FULL a power cut",
     embedded=True,
+    finds="exact",
 )
 
 
@@ -118,15 +121,26 @@ class SqliteTransport:
 
     def depth(self, queues: Sequence[str]) -> dict[str, Depth]:
         now = self._database.clock.now()
+        with self._at_once() as connection:
+            routes = read_routes(connection)
+            return {
+                name: _depth(connection, routes.queues[name].id, now)
+                for name in queues
+                if name in routes.queues
+            }
+
+    def find(self, task_id: str, queues: Sequence[str]) -> Sequence[Place]:
+        with self._at_once() as connection:
+            found = find(connection, task_id, self._database.clock.now())
+        return [place for place in found if place.state == "held" or place.queue in queues]
+
+    @contextmanager
+    def _at_once(self) -> Generator[Executing]:
+        """Read in one transaction, so that all is seen as of one moment."""
         with self._database.read() as connection:
             connection.execute("BEGIN")
             try:
-                routes = read_routes(connection)
-                return {
-                    name: _depth(connection, routes.queues[name].id, now)
-                    for name in queues
-                    if name in routes.queues
-                }
+                yield connection
             finally:
                 connection.execute("COMMIT")
 

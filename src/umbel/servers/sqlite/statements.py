@@ -247,6 +247,34 @@ SELECT data, body FROM messages WHERE id = (
 )
 """
 
+# parameters  1 beginning of data
+# returns     id, data, body
+FIND = "SELECT id, data, body FROM messages WHERE substr(data, 1, length(?1)) = ?1"
+
+# parameters  1 id
+# returns     ready, delayed or held, queue, rank, due, consumer_id
+PLACE = """
+SELECT 'held', h.queue, h.rank, NULL, c.consumer_id
+FROM held AS h LEFT JOIN consumers AS c ON c.number = h.consumer WHERE h.id = ?1
+UNION ALL
+SELECT 'delayed', queue, rank, due, NULL FROM delayed WHERE id = ?1
+UNION ALL
+SELECT 'ready', queue, rank, NULL, NULL FROM messages
+WHERE id = ?1 AND id > (SELECT sorted FROM state) AND queue IS NOT NULL
+UNION ALL
+SELECT 'ready', queue, rank, NULL, NULL FROM ready
+WHERE id = ?1 AND queue IN (SELECT id FROM queues) AND rank IN (0, 1, 2, 3, 4, 5, 6, 7, 8, 9)
+"""
+
+# parameters  1 queue, 2 rank, 3 id, 4 now
+# returns     how many are ready before it
+AHEAD = """
+SELECT (SELECT count(*) FROM ready WHERE queue = ?1 AND (rank, id) < (?2, ?3))
+     + (SELECT count(*) FROM messages
+        WHERE id > (SELECT sorted FROM state) AND queue = ?1 AND (rank, id) < (?2, ?3))
+     + (SELECT count(*) FROM delayed WHERE queue = ?1 AND due <= ?4 AND (rank, id) < (?2, ?3))
+"""
+
 # parameters  1 names
 # returns     id
 QUEUE_IDS = "SELECT id FROM queues WHERE name IN (SELECT value FROM json_each(?1))"

@@ -15,7 +15,7 @@ from umbel.topology import Exchange, Topology
 _AMQP = frozenset({"direct", "topic", "fanout"})
 
 
-def _row(
+def _row(  # noqa: PLR0913 -- the columns of the table
     commit: str = "atomic",
     *,
     delay_precision: float = 0.001,
@@ -24,6 +24,7 @@ def _row(
     dead_letters: bool = True,
     durable_ledger: bool = True,
     embedded: bool = False,
+    finds: str = "exact",
 ) -> Capabilities:
     return Capabilities(
         commit=commit,
@@ -34,6 +35,7 @@ def _row(
         durable_ledger=durable_ledger,
         stored="",
         embedded=embedded,
+        finds=finds,
     )
 
 
@@ -42,15 +44,18 @@ TABLE: dict[str, Capabilities] = {
     "memory": _row(durable_ledger=False, embedded=True),
     "sqlite": _row(embedded=True),
     # Celery's four buckets, which its workers read too.
-    "redis": _row(priorities=4),
+    "redis": _row(priorities=4, finds="about"),
     # The last second of a delay may be spent in the worker. A companion store adds the ledger.
     "rabbitmq": _row(
         "ordered",
         delay_precision=1.0,
         exchange_types=_AMQP | {"headers"},
         durable_ledger=False,
+        finds="",
     ),
-    "rabbitmq+store": _row("ordered", delay_precision=1.0, exchange_types=_AMQP | {"headers"}),
+    "rabbitmq+store": _row(
+        "ordered", delay_precision=1.0, exchange_types=_AMQP | {"headers"}, finds=""
+    ),
     "postgres": _row(),
 }
 
@@ -69,6 +74,7 @@ class CapabilitiesContract(Suite):
         assert has.priorities == must.priorities
         assert has.dead_letters == must.dead_letters
         assert has.durable_ledger == must.durable_ledger
+        assert has.finds == must.finds
 
     def test_what_stored_means_is_one_sentence(self, stage: Stage) -> None:
         stored = stage.transport.capabilities.stored

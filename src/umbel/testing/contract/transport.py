@@ -7,6 +7,7 @@ import pytest
 from umbel.exceptions import TimeoutError, TopologyConflict, Unroutable  # noqa: A004 -- ours
 from umbel.ids import new_id
 from umbel.message import Message
+from umbel.servers.seams import Place
 from umbel.testing.contract.stage import LONG, Stage, Suite, eventually, ids, in_thread, message
 from umbel.topology import Binding, Exchange, ExchangeType, Queue, Topology
 
@@ -289,6 +290,80 @@ class TransportContract(Suite):
     def test_depth_leaves_out_queues_that_do_not_exist(self, stage: Stage, queue: str) -> None:
         assert list(stage.transport.depth([queue, "no-such-queue"])) == [queue]
 
+    # --- find
+
+    def test_find_says_how_many_are_before_a_message(self, stage: Stage, queue: str) -> None:
+        sent = stage.send(queue, 3)
+        (place,) = where(stage, sent[2], queue) or (None,)
+        if place is not None:
+            assert (place.state, place.queue, place.ahead) == ("ready", queue, 2)
+            assert place.message.id == sent[2]
+            assert place.message.headers.items() >= {"id": sent[2]}.items()
+
+    def test_find_knows_priorities(self, stage: Stage) -> None:
+        queue = stage.queue(max_priority=9)
+        (low,) = stage.send(queue, priority=0)
+        high = stage.send(queue, 2, priority=9)
+        assert ahead(stage, low, queue) in (2, None)
+        assert ahead(stage, high[1], queue) in (1, None)
+
+    def test_find_knows_when_a_message_is_due(self, stage: Stage, queue: str) -> None:
+        stage.consumer(queue)  # a delay waits in the server where somebody lives to see its end
+        due_at = stage.clock.now() + LONG
+        (sent,) = stage.send(queue, not_before=due_at)
+        (soon,) = stage.send(queue, not_before=stage.clock.now() + stage.short)
+        for place in where(stage, sent, queue):
+            assert (place.state, place.queue, place.ahead) == ("delayed", queue, None)
+            assert place.due_at == pytest.approx(due_at, abs=2.0)
+        stage.lapse(stage.short)
+        assert ahead(stage, soon, queue) in (0, None)
+
+    def test_find_knows_who_holds_a_message(self, stage: Stage, queue: str) -> None:
+        (sent,) = stage.send(queue)
+        consumer_id, consumer = stage.session(queue)
+        stage.one(consumer)
+        for place in where(stage, sent):
+            assert (place.state, place.queue) == ("held", queue)
+            assert place.consumer_id == consumer_id
+
+    def test_find_counts_what_came_back_first(self, stage: Stage, queue: str) -> None:
+        sent = stage.send(queue, 5)
+        consumer = stage.consumer(queue)
+        consumer.give_back(stage.take(consumer, 3))
+        assert ahead(stage, sent[2], queue) in (2, None)
+        assert ahead(stage, sent[4], queue) in (4, None)
+
+    def test_find_of_a_long_queue_finds_both_ends(self, stage: Stage, queue: str) -> None:
+        sent = stage.send(queue, 1203)
+        assert [ahead(stage, sent[at], queue) for at in (0, 600, 1202)] in (
+            [0, 600, 1202],
+            [None] * 3,
+        )
+
+    def test_find_takes_an_id_for_what_it_is(self, stage: Stage, queue: str) -> None:
+        odd = 'a*[b]"?\\é'
+        stage.send(queue, id=odd)
+        stage.send(queue, id=f"{odd}2")
+        assert ahead(stage, odd, queue) in (0, None)
+        assert where(stage, "a", queue) == []
+
+    def test_find_of_what_is_not_there_is_nothing(self, stage: Stage, queue: str) -> None:
+        other = stage.queue()
+        (elsewhere,) = stage.send(other)
+        (done,) = stage.send(queue)
+        stage.drain(queue)
+        assert where(stage, done, queue) == []
+        assert where(stage, elsewhere, queue) == []
+        assert where(stage, new_id(), queue, "no-such-queue") == []
+
+    def test_find_finds_every_copy(self, stage: Stage) -> None:
+        topology = fan(stage, "fanout", {"": 2})
+        sent = to(topology, "any")
+        stage.publish(sent)
+        queues = [queue.name for queue in topology.queues]
+        found = {place.queue for place in where(stage, sent.id, *queues)}
+        assert found == set(queues if stage.transport.capabilities.finds else ())
+
     def test_queues_are_all_that_exist(self, stage: Stage) -> None:
         before = set(stage.transport.queues())
         declared = {stage.queue(), stage.queue()}
@@ -325,6 +400,24 @@ class TransportContract(Suite):
         stage.transport.close()
         sent = stage.send(queue)
         assert ids(stage.drain(queue)) == sent
+
+
+def where(stage: Stage, task_id: str, *queues: str) -> list[Place]:
+    """Find a message, as another process does; a server that cannot finds nothing."""
+    found = list(stage.open().transport.find(task_id, queues))
+    assert stage.transport.capabilities.finds or not found
+    return found
+
+
+def ahead(stage: Stage, task_id: str, queue: str) -> int | None:
+    """Return how many are ready before a message; None where the server cannot find it."""
+    if not stage.transport.capabilities.finds:
+        assert where(stage, task_id, queue) == []
+        return None
+    (place,) = where(stage, task_id, queue)
+    assert place.state == "ready"
+    assert place.ahead is not None
+    return place.ahead
 
 
 def fan(stage: Stage, kind: ExchangeType, keys: dict[str, int]) -> Topology:
