@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from umbel.cli.texts import count, duration, table
+from umbel.cli.texts import table
+from umbel.control.wording import count, duration
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,10 @@ from umbel.cli.asking import agree
 from umbel.cli.given import given, open_app, shared_options
 from umbel.cli.moments import moment
 from umbel.cli.names import names
-from umbel.cli.texts import count, duration, table
+from umbel.cli.texts import table
 from umbel.clock import SYSTEM_CLOCK
 from umbel.control.letters import Wanted, drop, find_letters, requeue, task_of
+from umbel.control.wording import count, duration
 from umbel.exceptions import InvalidTaskError, SerializationError
 from umbel.opened import Servers
 from umbel.serializers import accepted

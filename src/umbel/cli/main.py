@@ -26,6 +26,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "worker": ("umbel.cli.worker", "Run the tasks of an application."),
         "call": ("umbel.cli.call", "Send a task by its name; print its id."),
         "result": ("umbel.cli.result", "Show what became of a task."),
+        "why": ("umbel.cli.why", "Say why a task does not run."),
         "revoke": ("umbel.cli.revoke", "Call tasks off, by their ids."),
         "queues": ("umbel.cli.queues", "Show what waits in queues, and who consumes them."),
         "dead": ("umbel.cli.dead", "List, show, requeue or drop dead letters."),

@@ -12,7 +12,7 @@ from umbel.app import Umbel
 from umbel.cli.asking import agree
 from umbel.cli.given import given, open_app, shared_options
 from umbel.cli.names import names
-from umbel.cli.texts import count
+from umbel.control.wording import count
 from umbel.servers.seams import Depth
 from umbel.spelling import suggestion
 

@@ -12,10 +12,11 @@ import click
 from umbel.app import Umbel
 from umbel.cli.given import given, open_app, shared_options
 from umbel.cli.names import names
-from umbel.cli.texts import duration, table
+from umbel.cli.texts import table
 from umbel.clock import SYSTEM_CLOCK
 from umbel.control.nodes import living_nodes
 from umbel.control.queues import QueueSight, look_at_queues
+from umbel.control.wording import duration
 from umbel.spelling import suggestion
 
 

@@ -13,8 +13,8 @@ import click
 from umbel import ids
 from umbel.cli.given import given, open_app, shared_options
 from umbel.cli.moments import span
-from umbel.cli.texts import count
 from umbel.control.revoking import REMEMBERED, revoke, signal_name
+from umbel.control.wording import count
 
 
 def _signal(_ctx: click.Context, _parameter: click.Parameter, value: str) -> str:

@@ -2,6 +2,7 @@
 
 nodes      who works: the records that nodes keep in the ledger
 queues     what waits, and who consumes it
+why        why a task does not run: facts, and the answer to them
 revoking   calling tasks off
 letters    dead letters, found by task, reason, time and queue
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from umbel.control.ledgers import letters_ledger
+from umbel.control.ledgers import ledger_for
 from umbel.opened import Servers
-from umbel.servers.seams import DeadLetter
+from umbel.servers.seams import DeadLetter, Ledger
 
 #: Letters that are read, or acted on, in one round trip.
 PAGE = 200
@@ -48,7 +48,7 @@ def task_of(letter: DeadLetter) -> str:
 
 def find_letters(servers: Servers, wanted: Wanted) -> Iterator[DeadLetter]:
     """Yield the letters that are meant, oldest first, reading them page by page."""
-    ledger, after = letters_ledger(servers), ""
+    ledger, after = _ledger(servers), ""
     while page := ledger.dead_letters(limit=PAGE, after=after):
         yield from filter(wanted.takes, page)
         after = page[-1].key
@@ -59,7 +59,7 @@ def requeue(servers: Servers, letters: Sequence[DeadLetter]) -> Iterator[tuple[i
 
     Their results are forgotten before, so that who asks from now on waits for the new ones.
     """
-    ledger = letters_ledger(servers)
+    ledger = _ledger(servers)
     for page in _pages(letters):
         servers.results.forget([each.message.id for each in page])
         yield len(page), ledger.requeue([each.key for each in page])
@@ -67,10 +67,14 @@ def requeue(servers: Servers, letters: Sequence[DeadLetter]) -> Iterator[tuple[i
 
 def drop(servers: Servers, letters: Sequence[DeadLetter]) -> Iterator[tuple[int, int]]:
     """Delete letters, page by page; yield how many were tried and how many it did."""
-    ledger = letters_ledger(servers)
+    ledger = _ledger(servers)
     for page in _pages(letters):
         yield len(page), ledger.drop([each.key for each in page])
 
 
 def _pages(letters: Sequence[DeadLetter]) -> Iterator[Sequence[DeadLetter]]:
     return (letters[start : start + PAGE] for start in range(0, len(letters), PAGE))
+
+
+def _ledger(servers: Servers) -> Ledger:
+    return ledger_for("dead letters that can be listed", servers)

@@ -6,7 +6,7 @@ import signal as signals
 from collections.abc import Iterable, Iterator
 
 from umbel import ids
-from umbel.control.ledgers import any_ledger
+from umbel.control.ledgers import ledger_for
 from umbel.opened import Servers
 
 #: Seconds for which a revocation is remembered: longer than tasks are delayed in practice.
@@ -29,7 +29,7 @@ def revoke(
     With ``terminate`` what runs already is ended, on whatever machine, within about a second: a
     coroutine is cancelled; a process gets the signal (TERM), and another takes its place.
     """
-    ledger = any_ledger(servers, "revoking")
+    ledger = ledger_for("revocations", servers)
     name = signal_name(signal or "SIGTERM") if terminate else ""
     count = 0
     for page in _pages(task_ids):

@@ -43,6 +43,7 @@ from umbel.servers.seams import (
     DeadLetter,
     Depth,
     Ledger,
+    Place,
     Revocation,
     Server,
     Transport,
@@ -103,6 +104,9 @@ class CompanionTransport:
 
     def depth(self, queues: Sequence[str]) -> dict[str, Depth]:
         return self._inner.depth(queues)
+
+    def find(self, task_id: str, queues: Sequence[str]) -> Sequence[Place]:
+        return self._inner.find(task_id, queues)
 
     def queues(self) -> Sequence[str]:
         return self._inner.queues()

@@ -19,7 +19,7 @@ from umbel.worker.lane import Lane
 from umbel.worker.limits import SignalLimit, SoftLimit, ThreadLimit
 from umbel.worker.loop import Loop
 from umbel.worker.pulse import Pulse
-from umbel.worker.pump import Parts, Pump, Revoked
+from umbel.worker.pump import Parts, Pump
 from umbel.worker.rates import Rates
 from umbel.worker.recycling import Allowance
 from umbel.worker.service import Service
@@ -45,8 +45,6 @@ class Plan:
     max_memory: int | None = None
     #: Makes the supervisor look at the board.
     ring: Callable[[], object] = lambda: None
-    #: See ``Parts.revoked``.
-    revoked: Revoked | None = None
 
 
 class Engine:
@@ -84,7 +82,6 @@ class Engine:
                 pulse=Pulse(slot, plan.ring),
                 allowance=Allowance(plan.max_tasks, plan.max_memory),
                 rates=rates,
-                revoked=plan.revoked,
             )
         )
         self._threads = [threading.Thread(target=self._pump.run, name="umbel-pump")]

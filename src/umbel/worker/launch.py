@@ -32,7 +32,6 @@ from umbel.worker.cpus import available_cpus
 from umbel.worker.engine import Engine, Plan
 from umbel.worker.node import Node, NodePlan
 from umbel.worker.processes import ParentLives, Wait
-from umbel.worker.pump import Revoked
 from umbel.worker.rates import Budgets, Rates, per_second
 from umbel.worker.service import Service
 from umbel.worker.supervisor import Supervisor, SupervisorPlan
@@ -182,7 +181,6 @@ class Worker:
                 max_tasks=self._max_tasks,
                 max_memory=self._max_memory,
                 ring=ring,
-                revoked=_companion(servers),
             ),
             service,
             transport=transport,
@@ -322,13 +320,6 @@ def _rates(tasks: Mapping[str, BoundTask], budgets: Budgets | None, clock: Clock
     limits = {name: per_second(bound.rate_limit, name) for name, bound in tasks.items()}
     limits = {name: limit for name, limit in limits.items() if limit}
     return Rates(budgets or Budgets(), limits, clock) if limits else None
-
-
-def _companion(servers: Servers) -> Revoked | None:
-    """Return how to ask the result store's ledger, if the broker has none of its own."""
-    if servers.ledger is None or servers.broker.ledger is not None:
-        return None
-    return servers.ledger.revoked
 
 
 def _given(option: int | None, configured: int | None) -> int | None:

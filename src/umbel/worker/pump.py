@@ -23,7 +23,7 @@ import dataclasses
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from queue import Empty
@@ -44,9 +44,6 @@ from umbel.worker.service import Prepared, Service
 from umbel.worker.window import MOST, Window
 
 logger = logging.getLogger("umbel.worker")
-
-#: Tells which of these ids are revoked.
-Revoked = Callable[[Sequence[str]], Collection[str]]
 
 #: Seconds after which a lane counts as blocked by a long task, and what waits behind it goes back.
 BLOCKED_AFTER = 0.05
@@ -70,14 +67,6 @@ def _tell_of_death(effects: Effects) -> None:
         )
     elif effects.acknowledged is not None:
         logger.error("%s has failed: %.1000s", _shown(effects.acknowledged), effects.reason)
-
-
-def _marked(deliveries: list[Delivery], revoked: Revoked) -> list[Delivery]:
-    found = revoked([each.message.id for each in deliveries])
-    return [
-        dataclasses.replace(each, revoked=True) if each.message.id in found else each
-        for each in deliveries
-    ]
 
 
 def _tell_published(batch: Sequence[Effects], report: CommitReport) -> None:
@@ -149,8 +138,6 @@ class Parts:
     allowance: Allowance
     #: None = no task has a rate limit.
     rates: Rates | None
-    #: The ledger of another server, where the broker has none to mark revoked deliveries by.
-    revoked: Revoked | None = None
 
 
 class Pump:
@@ -323,11 +310,9 @@ class Pump:
     # -- handing over -----------------------------------------------------------------------------
 
     def _feed(self) -> None:
-        if not self._unfed:
-            return
-        if self._parts.revoked is not None:
-            self._unfed = _marked(self._unfed, self._parts.revoked)
         deliveries = self._unfed
+        if not deliveries:
+            return
         service = self._parts.service
         taken = self._acknowledge_early(deliveries) if service.acknowledges_early else frozenset()
         self._unfed = []
