@@ -64,6 +64,7 @@ class Pair:
         self.transport.capabilities = replace(broker.transport.capabilities, commit="ordered")
         self.results: ResultStore = store.results
         self.ledger: Ledger | None = broker.ledger
+        self.bus = broker.bus
         self.committer: Committer = OrderedCommit(
             broker.transport, store.results, SettlingByCommit(broker.committer), clock=clock
         )

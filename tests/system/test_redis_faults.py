@@ -27,6 +27,7 @@ from umbel.exceptions import (
 from umbel.ids import new_id
 from umbel.message import Delivery, Effects, Message, ResultRecord
 from umbel.servers.redis import RedisServer, open_server, scripts
+from umbel.servers.redis.connection import Word
 from umbel.servers.redis.consumer import RedisConsumer
 from umbel.servers.seams import Consumer, Server, Watch
 from umbel.states import SUCCESS
@@ -106,13 +107,14 @@ def test_what_a_lost_reply_contained_is_given_again(server: RedisServer) -> None
     consumer = server.transport.consume(["work"], consumer_id=new_id(), lease=600.0)
     assert isinstance(consumer, RedisConsumer)
     connections = server._connections
-    arguments = (consumer._number, 3, 1000)
-    connections.run(scripts.RESERVE, consumer._rotations[0], [arguments])
+    keys, about = consumer._rotations[0]
+    arguments: list[Word] = [consumer._number, 3, 1000, "", *about]
+    connections.run(scripts.RESERVE, keys, [arguments])
     # Then the next one gives the same, and only then the others
     first = consumer.receive(10, timeout=PATIENCE)
     assert ids(first) == sent[:3]
     # And that request, executed late and once more, takes nothing
-    connections.run(scripts.RESERVE, consumer._rotations[0], [arguments])
+    connections.run(scripts.RESERVE, keys, [arguments])
     assert ids(consumer.receive(10, timeout=PATIENCE)) == sent[3:]
     report = server.committer.commit([Effects(each) for each in first])
     assert report.stale == ()

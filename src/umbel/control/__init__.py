@@ -5,17 +5,23 @@ queues     what waits, and who consumes it
 why        why a task does not run: facts, and the answer to them
 revoking   calling tasks off
 letters    dead letters, found by task, reason, time and queue
+commands   asking workers over the broker, Celery's among them
 
-Nothing here talks to a worker: all of it is read from, or left in, the queues and the ledger, so it
-holds for workers that start later and needs none that answers.
+Most of this talks to no worker: it is read from, or left in, the queues and the ledger, so it holds
+for workers that start later and needs none that answers. Commands reach who listens at that time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
+from umbel.control import commands
 from umbel.control.revoking import REMEMBERED, revoke
+from umbel.exceptions import ImproperlyConfigured
 from umbel.opened import Servers
+from umbel.servers.seams import Bus
+from umbel.wire.control import Command
 
 __all__ = ["Control"]
 
@@ -47,3 +53,47 @@ class Control:
     def terminate(self, task_id: str | Iterable[str], signal: str | int | None = None) -> None:
         """Call tasks off, and end them where they run."""
         self.revoke(task_id, terminate=True, signal=signal)
+
+    def ping(
+        self,
+        destination: Sequence[str] | str | None = None,
+        timeout: float = 1.0,
+        *,
+        limit: int | None = None,
+    ) -> list[dict[str, Any]]:
+        """Ask workers, or those named, whether they are there; Celery's answer too.
+
+        Returns ``[{"umbel@host": {"ok": "pong"}}, …]`` after ``timeout`` seconds, or as soon as
+        ``limit`` or all that are named have answered.
+        """
+        return self.broadcast(
+            "ping", destination=destination, reply=True, timeout=timeout, limit=limit
+        )
+
+    def broadcast(  # noqa: PLR0913 -- Celery's signature
+        self,
+        command: str,
+        arguments: Mapping[str, Any] | None = None,
+        destination: Sequence[str] | str | None = None,
+        reply: bool = False,  # noqa: FBT001, FBT002 -- Celery's signature
+        timeout: float = 1.0,
+        limit: int | None = None,
+        *,
+        pattern: str = "",
+        matcher: str = "",
+    ) -> list[dict[str, Any]]:
+        """Send a command to workers, Celery's among them; return the answers, if asked for."""
+        named = [destination] if isinstance(destination, str) else destination or ()
+        sent = Command(command, dict(arguments or {}), tuple(named), pattern, matcher)
+        if reply:
+            return commands.ask(self._bus(), sent, timeout=timeout, limit=limit)
+        commands.send(self._bus(), sent)
+        return []
+
+    def _bus(self) -> Bus:
+        broker = self._servers().broker
+        if broker.bus is None:
+            raise ImproperlyConfigured(
+                f"{broker.display_url} carries no remote control yet: only Redis does"
+            )
+        return broker.bus

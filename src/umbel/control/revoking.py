@@ -6,8 +6,10 @@ import signal as signals
 from collections.abc import Iterable, Iterator
 
 from umbel import ids
+from umbel.control import commands
 from umbel.control.ledgers import ledger_for
 from umbel.opened import Servers
+from umbel.wire.control import Command, revoke_arguments
 
 #: Seconds for which a revocation is remembered: longer than tasks are delayed in practice.
 REMEMBERED = 30 * 86400.0
@@ -28,12 +30,15 @@ def revoke(
 
     With ``terminate`` what runs already is ended, on whatever machine, within about a second: a
     coroutine is cancelled; a process gets the signal (TERM), and another takes its place.
+    Celery's workers are told too, where they can hear it.
     """
     ledger = ledger_for("revocations", servers)
     name = signal_name(signal or "SIGTERM") if terminate else ""
     count = 0
     for page in _pages(task_ids):
         ledger.revoke(page, expires_in=expires_in, by=by or ids.origin(), signal=name)
+        if servers.broker.bus is not None:
+            commands.send(servers.broker.bus, Command("revoke", revoke_arguments(page, name)))
         count += len(page)
     return count
 

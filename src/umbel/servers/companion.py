@@ -69,6 +69,7 @@ class Accompanied:
         self.transport: Transport = CompanionTransport(broker.transport, ledger)
         self.results = broker.results
         self.ledger: Ledger | None = CompanionLedger(ledger, broker.transport)
+        self.bus = broker.bus
         settling = CompanionSettling(SettlingByCommit(broker.committer), ledger)
         self.committer: Committer = OrderedCommit(self.transport, self.results, settling)
 

@@ -7,6 +7,7 @@ belongs to the program, is shared by its threads and reopens itself after a fork
     Server ─┬─ transport   Transport     publish, declare, consume, recover
             ├─ results     ResultStore   what tasks returned
             ├─ ledger      Ledger | None dead letters, revocations, node records, leases
+            ├─ bus         Bus | None    remote control: to all nodes at once, and their answers
             └─ committer   Committer     performs effects: atomic where one server holds all three
 
 Times that matter to several machines (due times, leases) are taken from the server's clock where it
@@ -372,6 +373,46 @@ class Ledger(Protocol):
         ...
 
 
+class Bus(Protocol):
+    """Best-effort messages beside the queues: who listens gets them, nobody else. Thread-safe."""
+
+    def broadcast(self, message: Message) -> None:
+        """Send to all who listen to the message's exchange."""
+        ...
+
+    def post(self, message: Message) -> None:
+        """Put into the mailbox that is bound to the message's exchange and key, if there is one."""
+        ...
+
+    def listen(self, exchange: str) -> Listener:
+        """Begin a session that gets what is broadcast to this exchange from now on."""
+        ...
+
+    def mailbox(self, exchange: str, key: str) -> Mailbox:
+        """Begin a session that gets what is posted to this exchange and key from now on."""
+        ...
+
+
+class Mailbox(Protocol):
+    """A session that gets messages. One thread owns it."""
+
+    def receive(self, timeout: float) -> list[Message]:
+        """Wait up to ``timeout`` seconds for messages, and return what there is."""
+        ...
+
+    def close(self) -> None:
+        """End the session. Idempotent."""
+        ...
+
+
+class Listener(Mailbox, Protocol):
+    """A session that hears. It goes on after ConnectionLost, without what was said meanwhile."""
+
+    def wake(self) -> None:
+        """Make a ``receive`` that waits return, or the next one not wait. Any thread."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """Effects that a commit did not perform, and what was wrong with their messages."""
@@ -413,6 +454,7 @@ class Server(Protocol):
     transport: Transport
     results: ResultStore
     ledger: Ledger | None
+    bus: Bus | None
     committer: Committer
 
     def close(self) -> None:

@@ -149,6 +149,7 @@ class FlakyServer:
         self.transport: Transport = FlakyTransport(inner.transport, self.faults)
         self.results: ResultStore = FlakyResults(inner.results, self.faults)
         self.ledger: Ledger | None = inner.ledger and FlakyLedger(inner.ledger, self.faults)
+        self.bus = inner.bus
         self.committer: Committer = FlakyCommitter(inner.committer, self.faults)
         self._inner = inner
 

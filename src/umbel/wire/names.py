@@ -119,6 +119,7 @@ EXCEPTION_CLASSES: Final[Mapping[tuple[str, str], type[BaseException]]] = {
 #: Keys on Redis (``wire-protocol`` 2.2, 2.3, 4.1), without the user's prefix.
 BINDINGS: Final = "_kombu.binding."
 PERMANENT_BINDINGS: Final = "_kombu.binding_permanent."
+BINDING_DEADLINES: Final = "_kombu.binding_deadlines"
 UNACKED: Final = "unacked"
 UNACKED_INDEX: Final = "unacked_index"
 #: Options that give them other names.

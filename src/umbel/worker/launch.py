@@ -210,6 +210,7 @@ class Worker:
             ),
             transport=servers.broker.transport,
             ledger=servers.ledger,
+            bus=servers.broker.bus,
         )
 
     def service(self) -> Service:

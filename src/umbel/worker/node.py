@@ -3,8 +3,9 @@
 It renews their leases, so that a task which holds the interpreter lock for a minute does not cost
 its process what it holds; it buries the dead: charges what was running, gives back the rest; it
 recovers what other machines lost; it orders the end of what runs and shall not (``terminating``);
-it keeps the node's record in the ledger, which says what each process runs. While something runs
-all this is done every second, at rest as often as leases need it.
+it keeps the node's record in the ledger, which says what each process runs; it obeys remote control
+(``orders``). While something runs all this is done every second, at rest as often as leases need
+it.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from typing import Any
 from umbel import telemetry
 from umbel.clock import SYSTEM_CLOCK
 from umbel.exceptions import TransportError
-from umbel.servers.seams import DeadConsumer, Ledger, Transport
+from umbel.servers.seams import Bus, DeadConsumer, Ledger, Transport
 from umbel.worker.board import LIVING, Board, Slot, SlotState
+from umbel.worker.orders import Orders
 from umbel.worker.terminating import Terminator
 
 logger = logging.getLogger("umbel.worker")
@@ -54,10 +56,20 @@ class NodePlan:
 class Node:
     """Owned by the thread in ``run``; ``wake`` and ``stop`` may be called from any."""
 
-    def __init__(self, plan: NodePlan, *, transport: Transport, ledger: Ledger | None) -> None:
+    def __init__(
+        self,
+        plan: NodePlan,
+        *,
+        transport: Transport,
+        ledger: Ledger | None,
+        bus: Bus | None = None,
+    ) -> None:
         self._plan = plan
         self._transport = transport
         self._ledger = ledger
+        self._orders = (
+            None if bus is None else Orders(plan.name, bus=bus, ledger=ledger, look=self.wake)
+        )
         self._read_fd, self._write_fd = os.pipe()
         for fd in (self._read_fd, self._write_fd):
             os.set_blocking(fd, False)
@@ -84,6 +96,8 @@ class Node:
 
     def run(self, parent_lives: Callable[[], bool], wake_fd: int | None) -> None:
         """Renew, bury and recover until stopped; ``wake_fd`` is readable when there is a grave."""
+        if self._orders is not None:
+            self._orders.start()
         with selectors.DefaultSelector() as selector:
             selector.register(self._read_fd, selectors.EVENT_READ)
             if wake_fd is not None:
@@ -150,6 +164,8 @@ class Node:
         ledger.announce(self._plan.name, record, expires_in=self._plan.lease)
 
     def _retire(self) -> None:
+        if self._orders is not None:
+            self._orders.stop()
         try:
             self._bury()
             if self._ledger is not None:

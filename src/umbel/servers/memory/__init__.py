@@ -16,7 +16,7 @@ from umbel.servers.memory.ledger import MemoryLedger
 from umbel.servers.memory.queues import MemoryTransport
 from umbel.servers.memory.results import MemoryResults
 from umbel.servers.memory.space import Space
-from umbel.servers.seams import Committer, Ledger, ResultStore, Server, Transport
+from umbel.servers.seams import Bus, Committer, Ledger, ResultStore, Server, Transport
 
 __all__ = ["MemoryServer", "MemoryTransport", "discard", "open_server"]
 
@@ -33,6 +33,7 @@ class MemoryServer:
         self.transport: Transport = MemoryTransport(space)
         self.results: ResultStore = MemoryResults(space)
         self.ledger: Ledger | None = MemoryLedger(space)
+        self.bus: Bus | None = None
         self.committer: Committer = MemoryCommit(space)
 
     def close(self) -> None:

@@ -23,7 +23,7 @@ from umbel.servers.rabbitmq.consumer import HEARTBEAT
 from umbel.servers.rabbitmq.publishing import Publishing
 from umbel.servers.rabbitmq.queues import RabbitTransport
 from umbel.servers.rabbitmq.results import RabbitResults
-from umbel.servers.seams import Committer, Ledger, ResultStore, Server, Transport
+from umbel.servers.seams import Bus, Committer, Ledger, ResultStore, Server, Transport
 
 
 class RabbitServer:
@@ -38,6 +38,7 @@ class RabbitServer:
         self._replies = RabbitResults(hub, publishing)
         self.results: ResultStore = self._replies
         self.ledger: Ledger | None = None
+        self.bus: Bus | None = None
         settling = RabbitSettling(hub, publishing)
         self.committer: Committer = OrderedCommit(self.transport, self.results, settling)
 

@@ -1,15 +1,17 @@
 """Redis (6.2 or newer) and Valkey: queues, results and ledger on one server, with Celery's layout.
 
-options ── what URL and options say           keys ── every key there is
-connection ── links, and idle ones lent        scripts ── what the server does in one step
-messages ── arguments of the scripts           queues, consumer ── publish and receive
-commit ── effects                              results, ledger ── what is kept
+options ── what URL and options say          keys ── every key there is
+connection ── links, and idle ones lent      pieces, scripts ── what the server does in one step
+messages ── arguments of the scripts         queues, consumer ── publish and receive
+commit ── effects                            results, ledger ── what is kept
+unacked ── what Celery's dead held           bus ── remote control
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from umbel.servers.redis.bus import RedisBus
 from umbel.servers.redis.commit import RedisCommitter
 from umbel.servers.redis.connection import Connections
 from umbel.servers.redis.keys import Keys
@@ -17,7 +19,7 @@ from umbel.servers.redis.ledger import RedisLedger
 from umbel.servers.redis.options import parse
 from umbel.servers.redis.queues import RedisTransport
 from umbel.servers.redis.results import RedisResults
-from umbel.servers.seams import Committer, Ledger, ResultStore, Transport
+from umbel.servers.seams import Bus, Committer, Ledger, ResultStore, Transport
 
 
 class RedisServer:
@@ -26,6 +28,7 @@ class RedisServer:
     transport: Transport
     results: ResultStore
     ledger: Ledger | None
+    bus: Bus | None
     committer: Committer
 
     def __init__(self, url: str, options: dict[str, Any]) -> None:
@@ -36,6 +39,7 @@ class RedisServer:
         self.transport = RedisTransport(self._connections, keys, parsed)
         self.results = RedisResults(self._connections, keys, parsed)
         self.ledger = RedisLedger(self._connections, keys, parsed.clock)
+        self.bus = RedisBus(self._connections, keys, parsed)
         self.committer = RedisCommitter(self._connections, keys, parsed)
 
     def close(self) -> None:

@@ -131,16 +131,25 @@ class Link:
         calls: Sequence[Sequence[Word]],
         *,
         deadline: float | None = None,
+        before: bytes = b"",
     ) -> list[Any]:
-        """Run a script once for each list of arguments, in one round trip; return the replies."""
+        """Run a script once for each list of arguments, in one round trip; return the replies.
+
+        ``before`` is a packed command that goes before a single one, to prepare it.
+        """
         start: tuple[Word, ...] = ("EVALSHA", script.digest, len(keys), *keys)
         data = b"".join([pack(*start, *arguments) for arguments in calls])
-        replies = self.exchange(data, len(calls), deadline=deadline)
+        if before:
+            replies = self.exchange(before + data, 2, deadline=deadline)[1:]
+        else:
+            replies = self.exchange(data, len(calls), deadline=deadline)
         for number, reply in enumerate(replies):
             if isinstance(reply, ReplyError):
                 if reply.code != "NOSCRIPT":
                     raise self._meaning(reply)
                 # The server was restarted or is new: it knows the script from now on.
+                if before:
+                    self.exchange(before, 1, deadline=deadline)
                 whole = ("EVAL", script.text, len(keys), *keys, *calls[number])
                 replies[number] = self.call(*whole, deadline=deadline)
         return replies

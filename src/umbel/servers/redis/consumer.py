@@ -13,15 +13,18 @@ The number of the last message we know of goes with every request. When a reply 
 sees an old number and gives the same messages again instead of new ones; nothing stays held unseen,
 even if the request that caused it was executed only after we had connected anew.
 
-Waiting: a request that finds nothing has read every list and every index of delayed messages, so
-CLIENT TRACKING makes the server push one notice when any of them changes, whoever changes it. We
-wait for that, for the next due time (which the reply told) or for ``wake``. Reading and arming are
-one script: nothing can come in between.
+Waiting: who was given nothing asks once more, by a script that reads every list and every index of
+delayed messages, so that CLIENT TRACKING makes the server push one notice when any of them changes,
+whoever changes it. We wait for that, for the next due time (which the reply told) or for ``wake``.
+Reading and arming are one script: nothing can come in between.
+Of many that wait for a queue only four are armed so, or each message would make all of them ask:
+a thousand take 70 ms of the server's time for one message, four and their successor 0.3. The others
+sleep until RESERVE wakes them over a channel of their own: a successor when an armed one goes to
+work, two more when one took all it can carry and left some. So a burst wakes a crowd in a few
+rounds. Should all that are armed die at once, the first sleeper that looks finds out (``LOOK``).
+A server or proxy that does not track keys is asked every ``polling_interval`` seconds.
 Rejected: BRPOP and its like destroy before we hold; BLMOVE into a hold is right but waits on one
 list only, and a queue has four; Celery's clients would not push to a notification list of ours.
-The cost: each idle consumer of a queue is told of each message published while it is idle, and
-asks. Each takes 70 µs of the server's time, so 16 of them take 1.2 ms a message, 100 take 6 ms.
-TODO(#4): arm a few, and let RESERVE name the next when one of them goes to work.
 
 Owner: the thread that calls ``receive``; ``wake`` comes from any. The link is made when needed and
 dropped when it fails; the session with all it holds goes on over the next one.
@@ -29,14 +32,15 @@ dropped when it fails; the session with all it holds goes on over the next one.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from typing import Any
 
 from umbel import telemetry
-from umbel.exceptions import TransportError
+from umbel.exceptions import ConnectionLost, TransportError
 from umbel.message import Delivery
 from umbel.servers.redis import scripts
-from umbel.servers.redis.connection import Connections, Link, Waker, Word, text
+from umbel.servers.redis.connection import Connections, Link, Waker, Word, pack, text
 from umbel.servers.redis.keys import Keys
 from umbel.servers.redis.ledger import revocations
 from umbel.servers.redis.options import Options
@@ -45,8 +49,9 @@ from umbel.wire.names import REDELIVERED
 
 #: Bytes of messages after which a batch is full, whatever its limit.
 MOST_BYTES = 8 << 20
-#: Longest wait for a notice; a server that vanished without a word is found out by then.
-LONGEST_WAIT = 60.0
+#: Seconds after which one that waits looks by itself: if all that are armed died, or the server
+#: vanished without a word.
+LOOK = 8.0
 
 
 class RedisConsumer:
@@ -69,15 +74,21 @@ class RedisConsumer:
         self._id = consumer_id
         self._lease = int(lease * 1_000_000)
         self._held = keys.held + consumer_id
-        self._rotations = self._rotate(list(queues))
-        self._turn = 0
         self._queues = list(queues)
+        self._rotations = [self._rotated(turn) for turn in range(max(1, len(queues)))]
+        self._turn = 0
         self._queue_of = {key.encode(): queue for queue in queues for key in keys.lists(queue)}
         #: How many messages we were given.
         self._number = 0
+        #: Monotonic time until which we need not ask, unless the server tells us something.
+        self._look_at = 0.0
+        self._has_waited = False
         self._revision = 0
         #: Task id -> monotonic time at which its revocation ends.
         self._revoked: dict[str, float] = {}
+        self._polling_interval = options.polling_interval
+        #: What makes the server track what the next script reads; nothing, if it does not.
+        self._tracked = b""
         self._waker = Waker()
         self._closed = False
         self._link: Link | None = None
@@ -90,10 +101,14 @@ class RedisConsumer:
     def receive(self, limit: int, timeout: float) -> list[Delivery]:
         deadline = self._monotonic() + timeout
         while True:
-            deliveries, due_in = self._reserve(limit)
-            left = deadline - self._monotonic()
-            if deliveries or left <= 0 or self._wait(min(left, due_in)):
-                return deliveries
+            now = self._monotonic()
+            if now >= deadline or now >= self._look_at:
+                deliveries = self._reserve(limit)
+                if deliveries or now >= deadline:
+                    return deliveries
+                self._arm()
+            if self._wait(min(deadline, self._look_at)):
+                return []
 
     def give_back(self, deliveries: Sequence[Delivery]) -> None:
         if not deliveries:
@@ -111,33 +126,29 @@ class RedisConsumer:
         self._drop_link()
         self._waker.close()
         keys = self._keys
-        arguments = (keys.held, keys.consumer, keys.served, self._id, "")
+        arguments = (*keys.consumers, self._id, "")
         try:
             self._connections.run(scripts.END_CONSUMER, [keys.leases, keys.marks], [arguments])
         except TransportError as error:
             # The lease ends by itself, and what we held goes back then.
             telemetry.emit("consumer.abandoned", consumer_id=self._id, error=error)
 
-    def _rotate(self, queues: list[str]) -> list[list[str]]:
-        """Return RESERVE's keys for each turn: by priority; each queue is first in its turn."""
+    def _rotated(self, turn: int) -> tuple[list[str], list[str]]:
+        """Return RESERVE's keys and last arguments for a turn: its queue first, by priority."""
         keys = self._keys
+        order = [*self._queues[turn:], *self._queues[:turn]]
+        by_queue = [keys.lists(queue) for queue in order]
+        lists = [key for bucket in zip(*by_queue, strict=True) for key in bucket]
+        pairs = [each for key in lists for each in (key, keys.delayed + key)]
         fixed = [keys.consumer + self._id, self._held, keys.marks, keys.revision]
-        rotations = []
-        for turn in range(max(1, len(queues))):
-            order = [*queues[turn:], *queues[:turn]]
-            by_queue = [keys.lists(queue) for queue in order]
-            lists = [key for bucket in zip(*by_queue, strict=True) for key in bucket]
-            pairs = [each for key in lists for each in (key, keys.delayed + key)]
-            rotations.append([*fixed, *pairs])
-        return rotations
+        return [*fixed, *pairs], [self._id, keys.armed, keys.idle, keys.wake, *order]
 
-    def _reserve(self, limit: int) -> tuple[list[Delivery], float]:
-        """Take what is there; return it and, if it is nothing, the seconds until more is due."""
+    def _reserve(self, limit: int) -> list[Delivery]:
+        """Take what is there."""
         link = self._link or self._open_link()
         self._turn = (self._turn + 1) % len(self._rotations)
         try:
-            number, due_in, revision, given, marks = self._ask(link, limit)
-            link.pushes.clear()  # they tell of changes before this reply
+            number, revision, given, marks = self._ask(link, limit)
             if revision != self._revision:
                 self._revoked = revocations(link, self._keys, self._monotonic)
                 self._revision = revision
@@ -148,16 +159,35 @@ class RedisConsumer:
             self._drop_link()
             raise
         self._number = number
-        return deliveries, LONGEST_WAIT if due_in < 0 else due_in / 1_000_000 + 0.0005
+        if given:
+            self._has_waited, self._look_at = False, 0.0
+        return deliveries
 
     def _ask(self, link: Link, limit: int) -> Any:
-        keys = self._rotations[self._turn]
-        arguments: tuple[Word, ...] = (self._number, limit, MOST_BYTES)
+        keys, about = self._rotations[self._turn]
+        waited = "1" if self._has_waited else ""
+        arguments: list[Word] = [self._number, limit, MOST_BYTES, waited, *about]
         (reply,) = link.run(scripts.RESERVE, keys, [arguments])
         if reply is None:  # the lease was lost
             self._begin(link)
             (reply,) = link.run(scripts.RESERVE, keys, [arguments])
         return reply
+
+    def _arm(self) -> None:
+        """Let the server tell us; note until when we need not look if it does not."""
+        link = self._link or self._open_link()
+        keys, about = self._rotations[self._turn]
+        self._has_waited = True
+        try:
+            link.pushes.clear()  # they tell of changes before this
+            (due_in,) = link.run(scripts.ARM, keys, [about], before=self._tracked)
+        except BaseException:
+            self._drop_link()
+            raise
+        wait = (LOOK if self._tracked else self._polling_interval) * random.uniform(0.75, 1.0)
+        if due_in >= 0:
+            wait = min(wait, due_in / 1_000_000 + 0.0005) if due_in else 0.0
+        self._look_at = self._monotonic() + wait
 
     def _begin(self, link: Link) -> None:
         keys = self._keys
@@ -212,24 +242,46 @@ class RedisConsumer:
     def _is_revoked(self, task_id: str) -> bool:
         return self._revoked.get(task_id, 0.0) > self._monotonic()
 
-    def _wait(self, seconds: float) -> bool:
+    def _wait(self, until: float) -> bool:
         """Wait for a notice or a call of ``wake``; return whether it was ``wake``."""
-        assert self._link is not None
+        link = self._link
+        assert link is not None
         try:
-            if any(self._link.received()):
-                return False
-            return self._link.wait(seconds, self._waker)
+            woken = not self._is_told(link) and link.wait(
+                max(until - self._monotonic(), 0.0), self._waker
+            )
+            self._is_told(link)
         except BaseException:
             self._drop_link()
             raise
+        return woken
+
+    def _is_told(self, link: Link) -> bool:
+        """Tell whether the server has said that we should look."""
+        told = link.pushes + list(link.received())
+        link.pushes.clear()
+        if told:
+            self._look_at = 0.0
+        return bool(told)
 
     def _open_link(self) -> Link:
         link = self._connections.open()
-        link.call("CLIENT", "TRACKING", "ON", "NOLOOP")
+        try:
+            link.call("CLIENT", "TRACKING", "ON", "OPTIN", "NOLOOP")
+            self._tracked = pack("CLIENT", "CACHING", "YES")
+        except ConnectionLost:
+            raise
+        except TransportError:  # a proxy, or an access list
+            self._tracked = b""
+        # The answer is a push, which comes before the next reply.
+        link.send(pack("SUBSCRIBE", self._keys.wake + self._id))
         self._link = link
+        # What was armed was the former connection.
+        self._has_waited, self._look_at = True, 0.0
         return link
 
     def _drop_link(self) -> None:
+        self._look_at = 0.0
         if self._link is not None:
             self._link.close()
             self._link = None

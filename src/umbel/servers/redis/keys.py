@@ -5,6 +5,9 @@ Celery's and kombu's own keys, whose layout is fixed by them (``wire-protocol`` 
     <queue>                       list    envelopes, pushed at the head, popped at the tail
     <queue> SEP <step>            list    the same for the priorities from this step on
     _kombu.binding.<exchange>     set     key SEP regular expression SEP queue
+    _kombu.binding_permanent.<exchange>   set    those of queues that do not expire
+    _kombu.binding_deadlines      zset    exchange -> milliseconds from when its table may be swept
+    /<db>.<exchange>[/<key>]      channel of a fanout exchange
     unacked                       hash    tag -> [envelope, exchange, key]: what their workers hold
     unacked_index                 zset    tag -> seconds of their clock since when
     celery-task-meta-<id>         string  a result, and the channel on which it is published
@@ -15,6 +18,9 @@ of one of the lists above; moments are microseconds of the server's clock.
     umbel:schema                  hash    written, readable_from: versions of this layout
     umbel:exchanges               hash    name -> type
     umbel:queues                  hash    name -> its properties as JSON
+    umbel:armed:<queue>           zset    consumers that wait for it and are told of changes -> when
+    umbel:idle:<queue>            zset    consumers that wait for it and sleep -> since when
+    umbel:wake:<id>               channel on which one that sleeps is woken
     umbel:delayed:<list>          zset    envelope -> when it is due
     umbel:leases                  zset    consumer id -> when its lease ends
     umbel:consumer:<id>           hash    number: how many messages it was ever given, queues (JSON)
@@ -49,15 +55,21 @@ class Keys:
     """The names of keys under one configuration. Never changed after it was made."""
 
     __slots__ = (
+        "_channels",
+        "_keyed_channels",
         "_suffix_of",
+        "armed",
+        "binding_deadlines",
         "bindings",
         "charge",
         "charged",
         "consumer",
+        "consumers",
         "dead",
         "delayed",
         "exchanges",
         "held",
+        "idle",
         "lease",
         "leases",
         "marks",
@@ -78,6 +90,7 @@ class Keys:
         "suffixes",
         "unacked",
         "unacked_since",
+        "wake",
     )
 
     def __init__(self, options: Options) -> None:
@@ -100,10 +113,21 @@ class Keys:
         self.consumer = f"{ours}consumer:"
         self.held = f"{ours}held:"
         self.served = f"{ours}served:"
+        self.armed = f"{ours}armed:"
+        self.idle = f"{ours}idle:"
+        self.wake = f"{ours}wake:"
+        #: Beginnings of all keys that concern a consumer.
+        self.consumers = (
+            *(self.held, self.consumer, self.served),
+            *(self.armed, self.idle, self.wake),
+        )
         self.lease = f"{ours}lease:"
         self.charge = f"{ours}charge:"
         self.charged = f"{ours}charged:"
         self.bindings = f"{self.prefix}{names.BINDINGS}"
+        self.binding_deadlines = f"{self.prefix}{names.BINDING_DEADLINES}"
+        self._channels = f"{self.prefix}{options.fanout_prefix}"
+        self._keyed_channels = options.fanout_patterns
         self.permanent_bindings = f"{self.prefix}{names.PERMANENT_BINDINGS}"
         self.unacked = f"{self.prefix}{options.unacked_key}"
         self.unacked_since = f"{self.prefix}{options.unacked_since_key}"
@@ -122,6 +146,11 @@ class Keys:
     def suffix(self, priority: int) -> str:
         """Return the end of the key of the list for this priority."""
         return self._suffix_of[min(max(priority, 0), 9)]
+
+    def channel(self, exchange: str, routing_key: str) -> str:
+        """Return the channel of a fanout exchange."""
+        keyed = f"/{routing_key}" if routing_key and self._keyed_channels else ""
+        return f"{self._channels}{exchange}{keyed}"
 
     def queue(self, key: str) -> str:
         """Return the name of the queue that a list belongs to."""

@@ -17,6 +17,7 @@ from umbel.wire.names import BUCKET_SEPARATOR, PRIORITY_STEPS
 #: Seconds that one operation may take when its caller set no deadline.
 SOCKET_TIMEOUT = 30.0
 CONNECT_TIMEOUT = 5.0
+POLLING_INTERVAL = 0.1
 #: Seconds, as Celery has it.
 VISIBILITY_TIMEOUT = 3600.0
 #: Bytes of one message; above it the server's own limit (512 MiB) and our memory are too near.
@@ -52,8 +53,14 @@ class Options:
     #: Messages with a delay wait in the server even if no umbel worker consumes their queue; else
     #: they are then sent at once, for Celery's workers, which keep them in their memory.
     park_unserved: bool = False
+    #: Seconds between looks for messages where the server cannot tell of them.
+    polling_interval: float = POLLING_INTERVAL
     #: Seconds after which what a worker of Celery's holds goes back to its queue.
     visibility_timeout: float = VISIBILITY_TIMEOUT
+    #: Put before the names of channels.
+    fanout_prefix: str = "/0."
+    #: Routing keys are in the names of channels.
+    fanout_patterns: bool = True
     unacked_key: str = names.UNACKED
     unacked_since_key: str = names.UNACKED_INDEX
     max_message_size: int = MAX_MESSAGE_SIZE
@@ -79,7 +86,10 @@ def parse(url: str, options: Mapping[str, Any]) -> Options:
         priority_steps=_steps(options.get("priority_steps", PRIORITY_STEPS)),
         highest_priority=_one_of("highest_priority", options.get("highest_priority", 0), (0, 9)),
         park_unserved=bool(options.get("park_unserved")),
+        polling_interval=float(options.get("polling_interval") or POLLING_INTERVAL),
         visibility_timeout=float(options.get("visibility_timeout", VISIBILITY_TIMEOUT)),
+        fanout_prefix=_fanout_prefix(options.get("fanout_prefix", True), connection.get("db") or 0),
+        fanout_patterns=bool(options.get("fanout_patterns", True)),
         unacked_key=options.get(names.UNACKED_OPTION, names.UNACKED),
         unacked_since_key=options.get(names.UNACKED_INDEX_OPTION, names.UNACKED_INDEX),
         max_message_size=int(options.get("max_message_size", MAX_MESSAGE_SIZE)),
@@ -129,6 +139,13 @@ def _without_password(url: str) -> str:
 
 def _result_prefix(prefix: str) -> str:
     return prefix if not prefix or prefix[-1] in ":_-." else f"{prefix}_"
+
+
+def _fanout_prefix(prefix: Any, database: int) -> str:
+    """Return it as kombu reads it; "{db}" in it is the database, which channels do not know."""
+    if prefix is True:
+        prefix = "/{db}."
+    return str(prefix).format(db=database) if prefix else ""
 
 
 def _steps(steps: Any) -> tuple[int, ...]:

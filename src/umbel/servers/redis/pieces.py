@@ -149,7 +149,7 @@ end
 """
 
 #: Giving back what a consumer holds. Needs KEYS and beginnings under these names:
-#:   MARKS, LEASES, and beginnings HELD, CONSUMER, SERVED
+#:   MARKS, LEASES, and beginnings HELD, CONSUMER, SERVED; and CROWD
 HOLDS: Final = """
 -- Seconds after the last mark until all are forgotten: of messages that Celery's workers finished.
 local MARKS_TTL = 30 * 86400
@@ -180,7 +180,10 @@ local function release(id, judge)
     if judge then judge(each[3], each[4]) end
   end
   local queues = redis.call('HGET', CONSUMER .. id, 'queues') or '[]'
-  for _, queue in ipairs(cjson.decode(queues)) do redis.call('SREM', SERVED .. queue, id) end
+  for _, queue in ipairs(cjson.decode(queues)) do
+    redis.call('SREM', SERVED .. queue, id)
+    leave(queue, id)
+  end
   redis.call('DEL', HELD .. id, CONSUMER .. id)
   redis.call('ZREM', LEASES, id)
   return #tags
@@ -208,5 +211,28 @@ local function put(id, ttl, final, meta)
   keep(key, ttl, meta)
   if final == '1' and not says_success(meta) then keep(SUCCESSES .. id, ttl, '1') end
   redis.call('PUBLISH', key, meta)
+end
+"""
+
+#: Who waits for what. Needs beginnings ARMED, IDLE, WAKE. Of all that wait for a queue a few are
+#: *armed*: the server tells them of each change. The others are *idle*, and sleep until somebody
+#: wakes them: who goes to work, or takes all it can carry and leaves more.
+CROWD: Final = """
+local MOST_ARMED = 4
+
+-- Wake so many that sleep, those who came last first. Who does not hear is gone.
+local function wake(queue, count)
+  while count > 0 do
+    local next = redis.call('ZPOPMAX', IDLE .. queue)
+    if not next[1] then return end
+    count = count - redis.call('PUBLISH', WAKE .. next[1], '')
+  end
+end
+
+-- No longer wait for a queue; another is armed instead.
+local function leave(queue, id)
+  if redis.call('ZREM', IDLE .. queue, id) == 0 and redis.call('ZREM', ARMED .. queue, id) == 1 then
+    wake(queue, 1)
+  end
 end
 """

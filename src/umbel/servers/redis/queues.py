@@ -118,7 +118,7 @@ class RedisTransport:
 
     def recover(self, dead: Sequence[DeadConsumer] = ()) -> int:
         keys = self._keys
-        both, start = (keys.leases, keys.marks), (keys.held, keys.consumer, keys.served)
+        both, start = (keys.leases, keys.marks), keys.consumers
         count = 0
         for each in dead:
             tags = self._tags(each.consumer_id, each.running) if each.running else []

@@ -18,7 +18,7 @@ from __future__ import annotations
 from typing import Final
 
 from umbel.servers.redis.connection import Script
-from umbel.servers.redis.pieces import CLOCK, HOLDS, RESULTS, ROUTING
+from umbel.servers.redis.pieces import CLOCK, CROWD, HOLDS, RESULTS, ROUTING
 
 #: Make exchanges, queues and bindings exist; all or, on a conflict, nothing.
 #:   KEYS  1 exchanges   2 queues
@@ -78,17 +78,20 @@ return refused
 )
 
 #: Give a consumer messages: what is due moves from the delayed ones to its list, then messages move
-#: from lists to the hold. When there are none, every key is read once more, so that CLIENT TRACKING
-#: tells the connection of the next change to any of them.
+#: from lists to the hold.
 #:   KEYS  1 consumer   2 held   3 marks   4 revision,
 #:         then pairs of a list and its delayed messages, first to be received first
 #:   ARGV  1 number of the last message it knows of   2 limit   3 bytes after which to stop
+#:         4 "1" if it has waited   5 consumer id   6 beginning of armed   7 beginning of idle
+#:         8 beginning of wake, then its queues in the order of their lists
 #:   ->    nothing, if the server knows no such consumer; else
-#:         1 number of the last message given   2 microseconds until the next is due (-1 = none)
-#:         3 revision   4 tags and envelopes in turn   5 numbers from 1 and marks in turn
+#:         1 number of the last message given   2 revision   3 tags and envelopes in turn
+#:         4 numbers from 1 and marks in turn
 #: A number that differs from the server's means that a reply was lost: what it gave is given again.
 RESERVE: Final = Script.of(
     CLOCK,
+    "local ARMED, IDLE, WAKE = ARGV[6], ARGV[7], ARGV[8]",
+    CROWD,
     """
 local CHUNK = 50
 local now = now_us()
@@ -105,8 +108,8 @@ local function give(tag, envelope)
   end
 end
 
-local function answer(number, wait)
-  return {tonumber(number), wait, tonumber(redis.call('GET', KEYS[4]) or 0), given, marks}
+local function answer(number)
+  return {tonumber(number), tonumber(redis.call('GET', KEYS[4]) or 0), given, marks}
 end
 
 local number = redis.call('HGET', KEYS[1], 'number')
@@ -119,7 +122,7 @@ if number ~= ARGV[1] then
   end
   table.sort(lost, function(a, b) return a[1] < b[1] end)
   for _, each in ipairs(lost) do give(each[2], each[3]) end
-  return answer(number, -1)
+  return answer(number)
 end
 
 local function promote(list, delayed, most)
@@ -153,20 +156,65 @@ for i = 5, #KEYS, 2 do
 end
 if #given > 0 then
   redis.call('HSET', KEYS[1], 'number', string.format('%.0f', last))
-  return answer(last, 0)
+  local full, queues = wanted == 0 or room <= 0, #ARGV - 8
+  for q = 1, queues do
+    local queue = ARGV[8 + q]
+    if ARGV[4] == '1' then leave(queue, ARGV[5]) end
+    for i = 3 + 2 * q, full and #KEYS or 0, 2 * queues do
+      if redis.call('EXISTS', KEYS[i]) == 1 then wake(queue, 2); break end
+    end
+  end
+elseif problem then
+  return redis.error_reply(problem)
 end
-if problem then return redis.error_reply(problem) end
+return answer(last)
+""",
+)
 
-local wait = -1
-for i = 5, #KEYS, 2 do
-  redis.call('EXISTS', KEYS[i])
-  local first = redis.call('ZRANGE', KEYS[i + 1], 0, 0, 'WITHSCORES')
-  if first[2] then
+#: Wait: for some queues armed, for others asleep. Of the former every key is read, so that CLIENT
+#: TRACKING, asked to for this script alone, tells the connection of the next change to any of them.
+#:   KEYS  as those of RESERVE
+#:   ARGV  as those of RESERVE from the consumer id on
+#:   ->    microseconds until the next message is due (-1 = none), 0 if there is one
+ARM: Final = Script.of(
+    CLOCK,
+    "local ID, ARMED, IDLE, WAKE = ARGV[1], ARGV[2], ARGV[3], ARGV[4]",
+    CROWD,
+    """
+-- Microseconds after which one that is armed, and did not ask again, is taken for dead.
+local STALE = 20000000
+local now, wait = now_us(), -1
+
+-- Who came last is one too many.
+local function is_armed(queue)
+  redis.call('ZREMRANGEBYSCORE', ARMED .. queue, '-inf', now - STALE)
+  redis.call('ZADD', ARMED .. queue, now, ID)
+  if redis.call('ZREMRANGEBYRANK', ARMED .. queue, MOST_ARMED, -1) > 0 then
+    redis.call('ZADD', IDLE .. queue, now, ID)
+    return false
+  end
+  redis.call('ZREM', IDLE .. queue, ID)
+  return true
+end
+
+local function look(list, delayed)
+  local length = redis.pcall('LLEN', list)
+  local first = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')
+  if type(length) == 'number' and length > 0 then
+    wait = 0
+  elseif first[2] then
     local left = math.max(0, first[2] - now)
     if wait < 0 or left < wait then wait = left end
   end
 end
-return answer(last, wait)
+
+local queues = #ARGV - 4
+for q = 1, queues do
+  if is_armed(ARGV[4 + q]) then
+    for i = 3 + 2 * q, #KEYS, 2 * queues do look(KEYS[i], KEYS[i + 1]) end
+  end
+end
+return wait
 """,
 )
 
@@ -244,22 +292,25 @@ return lost
 _CONSUMERS: Final = """
 local LEASES, MARKS = KEYS[1], KEYS[2]
 local HELD, CONSUMER, SERVED = ARGV[1], ARGV[2], ARGV[3]
+local ARMED, IDLE, WAKE = ARGV[4], ARGV[5], ARGV[6]
 """
 
 #: End a consumer whose process ended it or is known to have died.
 #:   KEYS  1 leases   2 marks
-#:   ARGV  1 beginning of held   2 beginning of consumer   3 beginning of served   4 consumer id
-#:         5 verdict, then the tags of what was running
+#:   ARGV  1 beginning of held   2 beginning of consumer   3 beginning of served
+#:         4 beginning of armed   5 beginning of idle   6 beginning of wake
+#:         7 consumer id   8 verdict, then the tags of what was running
 #:   ->    how many messages went back
 END_CONSUMER: Final = Script.of(
     _CONSUMERS,
+    CROWD,
     HOLDS,
     """
 local running = {}
-for i = 6, #ARGV do running[ARGV[i]] = true end
-local alone = #ARGV == 6
-local verdict = ARGV[5]
-return release(ARGV[4], function(tag, envelope)
+for i = 9, #ARGV do running[ARGV[i]] = true end
+local alone = #ARGV == 9
+local verdict = ARGV[8]
+return release(ARGV[7], function(tag, envelope)
   if not running[tag] then return end
   if verdict ~= '' then
     mark(envelope, 0, 0, false, verdict)
@@ -272,11 +323,12 @@ end)
 
 #: End every consumer whose lease has ended; each message it held counts a loss.
 #:   KEYS  1 leases   2 marks
-#:   ARGV  1 beginning of held   2 beginning of consumer   3 beginning of served
+#:   ARGV  beginnings, the same as there
 #:   ->    how many messages went back
 RECOVER: Final = Script.of(
     CLOCK,
     _CONSUMERS,
+    CROWD,
     HOLDS,
     """
 local count = 0

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from umbel.servers.seams import Committer, Ledger, ResultStore, Server, Transport
+from umbel.servers.seams import Bus, Committer, Ledger, ResultStore, Server, Transport
 from umbel.servers.sqlite.commit import SqliteCommitter
 from umbel.servers.sqlite.connection import Database
 from umbel.servers.sqlite.ledger import SqliteLedger
@@ -44,6 +44,7 @@ class SqliteServer:
         self.transport: Transport = SqliteTransport(store)
         self.results: ResultStore = SqliteResults(store)
         self.ledger: Ledger | None = SqliteLedger(store)
+        self.bus: Bus | None = None
         self.committer: Committer = SqliteCommitter(store)
         self.database = database
 

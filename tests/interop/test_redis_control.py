@@ -1,0 +1,110 @@
+"""Remote control between umbel and a real Celery: ping and revoke, both ways."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from tests.interop.fleet import PATIENCE, Fleet, celery_client, new_fleet, umbel_client, until
+from umbel.exceptions import TaskRevokedError
+from umbel.wire.control import EXCHANGE
+
+celery: Any = import_module("celery")
+
+pytestmark = pytest.mark.timeout(120)
+
+OURS, THEIRS = f"umbel@{platform.node()}", f"celery@{platform.node()}"
+PONG = {"ok": "pong"}
+
+
+@pytest.fixture(scope="module")
+def fleet(
+    new_redis_url: Callable[[], str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Fleet]:
+    """One worker of each kind, each with a queue of its own."""
+    fleet = new_fleet(new_redis_url(), tmp_path_factory.mktemp("fleet"))
+    with (
+        fleet.worker("celery", "-c", "1", "-Q", "theirs"),
+        fleet.worker("umbel", "-c", "1", "-Q", "ours"),
+    ):
+        yield fleet
+
+
+@pytest.fixture
+def begun(tmp_path: Path) -> Path:
+    return tmp_path / "begun"
+
+
+def pinged(app: Any, **options: Any) -> dict[str, Any]:
+    answers = app.control.ping(**{"timeout": 2.0, **options})
+    return {name: said for answer in answers for name, said in answer.items()}
+
+
+@pytest.mark.parametrize("client", [umbel_client, celery_client])
+def test_workers_of_both_kinds_answer_a_ping(fleet: Fleet, client: Any) -> None:
+    with client(fleet.url) as app:
+        assert pinged(app) == {OURS: PONG, THEIRS: PONG}
+        assert pinged(app, destination=[OURS], timeout=PATIENCE) == {OURS: PONG}
+        assert pinged(app, destination=[THEIRS], timeout=PATIENCE) == {THEIRS: PONG}
+
+
+def test_patterns_choose_nodes(fleet: Fleet) -> None:
+    with celery_client(fleet.url) as app:
+        for matcher, pattern in (("glob", "umbel@*"), ("pcre", "umb.l@")):
+            options = {"pattern": pattern, "matcher": matcher, "reply": True, "timeout": 1.0}
+            assert app.control.broadcast("ping", **options) == [{OURS: PONG}]
+
+
+@pytest.mark.parametrize("client", [umbel_client, celery_client])
+@pytest.mark.parametrize("queue", ["ours", "theirs"])
+def test_what_waits_can_be_revoked(fleet: Fleet, client: Any, queue: str) -> None:
+    with client(fleet.url) as app:
+        result = app.send_task("fleet.who", queue=queue, countdown=1.0)
+        app.control.revoke(result.id)
+        with pytest.raises((TaskRevokedError, celery.exceptions.TaskRevokedError)):
+            result.get(timeout=PATIENCE)
+
+
+@pytest.mark.parametrize("client", [umbel_client, celery_client])
+@pytest.mark.parametrize("queue", ["ours", "theirs"])
+def test_what_runs_can_be_terminated(fleet: Fleet, client: Any, queue: str, begun: Path) -> None:
+    with client(fleet.url) as app:
+        result = app.send_task("fleet.sleep", (60, str(begun)), queue=queue)
+        until(begun.exists)
+        app.control.revoke(result.id, terminate=True, signal="SIGKILL")
+        with pytest.raises((TaskRevokedError, celery.exceptions.TaskRevokedError)):
+            result.get(timeout=PATIENCE)
+        # And the worker goes on
+        assert app.send_task("fleet.add", (1, 2), queue=queue).get(timeout=PATIENCE) == 3
+
+
+def test_celery_is_told_what_was_done(fleet: Fleet) -> None:
+    with celery_client(fleet.url) as app:
+        options = {"destination": [OURS], "reply": True, "timeout": PATIENCE}
+        (flagged,) = app.control.revoke("some-id", **options)
+        assert flagged == {OURS: {"ok": "tasks {'some-id'} flagged as revoked"}}
+        (failed,) = app.control.revoke("some-id", terminate=True, signal="NONSENSE", **options)
+        assert "NONSENSE" in failed[OURS]["error"]
+
+
+def test_what_is_not_known_is_ignored(fleet: Fleet) -> None:
+    with celery_client(fleet.url) as app, redis.Redis.from_url(fleet.url) as plain:
+        database = fleet.url.rpartition("/")[2]
+        plain.publish(f"/{database}.{EXCHANGE}", b"no json")
+        asked = {"destination": [OURS], "reply": True, "timeout": 0.5}
+        assert not app.control.broadcast("no_such_command", **asked)
+        assert pinged(app, destination=[OURS], timeout=PATIENCE) == {OURS: PONG}
+
+
+def test_nothing_of_a_mailbox_is_left(fleet: Fleet) -> None:
+    bindings = "_kombu.binding.reply.celery.pidbox"
+    with umbel_client(fleet.url) as app, redis.Redis.from_url(fleet.url) as plain:
+        before = plain.keys("*.reply.*"), plain.smembers(bindings)
+        pinged(app, destination=[THEIRS], timeout=PATIENCE)
+        assert (plain.keys("*.reply.*"), plain.smembers(bindings)) == before
