@@ -288,11 +288,9 @@ class Umbel:
         """Read settings from a module, class, dict or object, or from the dotted name of one.
 
         A name is imported when the first setting is asked for, unless ``force``; with ``silent``
-        it need not exist.
+        a module need not exist.
         """
-        if silent and isinstance(target, str) and find_spec(target.partition(":")[0]) is None:
-            return
-        self.conf.load_object(target, namespace=namespace, force=force)
+        self.conf.load_object(target, namespace=namespace, force=force, silent=silent)
 
     def config_from_envvar(
         self,

@@ -198,18 +198,29 @@ class Config(Settings):
                 self.snapshot = self._compile()
 
     def load_object(
-        self, target: object, *, namespace: str | None = None, force: bool = False
+        self,
+        target: object,
+        *,
+        namespace: str | None = None,
+        force: bool = False,
+        silent: bool = False,
     ) -> None:
         """Read settings from a module, class, dict, object, or the dotted name of one.
 
-        A name is imported when the first setting is asked for, unless ``force``. What was loaded
-        so before is replaced. With a namespace only names that begin with it count.
+        A name is imported when the first setting is asked for, unless ``force``; if ``silent``, a
+        module need not exist. What was loaded so before is replaced. With a namespace only names
+        that begin with it count.
         """
 
         def load() -> dict[str, Value]:
-            source = target if isinstance(target, str) else _title(target)
-            found = import_named(target) if isinstance(target, str) else target
-            return from_object(found, namespace, source)
+            if not isinstance(target, str):
+                return from_object(target, namespace, _title(target))
+            try:
+                return from_object(import_named(target), namespace, target)
+            except ImproperlyConfigured as error:
+                if silent and _is_missing(target, error.__cause__):
+                    return {}
+                raise
 
         if self._loaded or force or not isinstance(target, str):
             self._pending = None
@@ -276,11 +287,22 @@ def import_named(name: str) -> Any:
     try:
         if attribute:
             return getattr(import_module(module_name), attribute)
-        return import_module(module_name)
-    except ModuleNotFoundError as error:
-        parent, _, last = module_name.rpartition(".")
-        if attribute or not parent or error.name != module_name:
-            raise ImproperlyConfigured(f"cannot import {name!r}: {error}") from error
-        return getattr(import_module(parent), last)
-    except AttributeError as error:
+        return _imported(module_name)
+    except (ModuleNotFoundError, AttributeError) as error:
         raise ImproperlyConfigured(f"cannot import {name!r}: {error}") from error
+
+
+def _imported(name: str) -> Any:
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        parent, _, last = name.rpartition(".")
+        if not parent or error.name != name:
+            raise
+        return getattr(import_module(parent), last)
+
+
+def _is_missing(name: str, cause: BaseException | None) -> bool:
+    """Tell whether it was the module of this name that was not found, or a package it is in."""
+    module_name = name.partition(":")[0]
+    return isinstance(cause, ModuleNotFoundError) and f"{module_name}.".startswith(f"{cause.name}.")

@@ -318,6 +318,50 @@ def test_what_cannot_be_imported(conf: Config) -> None:
             conf.current()
 
 
+@pytest.mark.parametrize(
+    "name", ["no_such_module_of_test", "no_such.module", "no_such.module:Class", "json.nothing"]
+)
+def test_a_module_need_not_exist_if_nobody_shall_be_told(folder: Path, name: str) -> None:
+    for silent in (True, False):
+        conf = Config(environ={}, folder=str(folder))
+        conf.load_object(name, silent=silent)
+        if silent and name != "json.nothing":
+            assert conf.timezone is None
+        else:
+            with pytest.raises(ImproperlyConfigured, match=f"cannot import '{name}'"):
+                conf.current()
+
+
+def test_an_import_that_is_missing_in_a_module_is_told_of(
+    conf: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_of_test.py").write_text("import no_such_module_of_test\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    conf.load_object("broken_of_test", silent=True)
+    with pytest.raises(ImproperlyConfigured, match="no_such_module_of_test"):
+        conf.current()
+
+
+def test_what_has_nothing_to_do_with_settings_is_not_looked_at(conf: Config) -> None:
+    class Settings:
+        timezone = "Europe/Rome"
+
+        @property
+        def trap(self) -> str:
+            raise RuntimeError("not for you")
+
+    conf.load_object(Settings())
+    assert conf.timezone == "Europe/Rome"
+
+
+def test_names_in_a_module(conf: Config, module: ModuleType) -> None:
+    module.Settings = type("Settings", (), {"timezone": "Europe/Rome"})  # type: ignore[attr-defined]
+    for name in (f"{module.__name__}:Settings", f"{module.__name__}.Settings"):
+        conf.load_object(name)
+        assert conf.timezone == "Europe/Rome"
+        assert conf.source_of("timezone") == name
+
+
 def test_a_module_that_asks_for_a_setting_while_it_is_read(
     conf: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -142,18 +142,28 @@ def from_object(found: object, namespace: str | None, source: str) -> dict[str, 
 
 
 def _settings_in(found: object, namespace: str | None) -> Iterator[tuple[str, Any]]:
-    items = found.items() if isinstance(found, Mapping) else _attributes(found)
     prefix = f"{namespace.rstrip('_')}_" if namespace else ""
-    for given, value in items:
-        name = _without(prefix, given)
-        if name in NAMES:
+    if isinstance(found, Mapping):
+        for given, value in found.items():
+            # What has no namespace was made for us: it has nothing but settings in it.
+            name = _meant(given, prefix) if prefix else given
+            if name:
+                yield name, value
+        return
+    for given in dir(found):
+        name = "" if given.startswith("_") else _meant(given, prefix)
+        if name and not isinstance(value := getattr(found, given), ModuleType):
             yield name, value
-        elif prefix and given in NAMES and (given in TABLE or given.startswith(_OLD_BEGINNINGS)):
-            yield given, value
-        elif isinstance(found, Mapping) and not prefix:
-            yield given, value  # a dict made for us has nothing else in it: an error says so
-        elif name and suggestion(name.lower(), TABLE, _SIMILAR):
-            yield name, value  # a module has other names too, but hardly one so similar
+
+
+def _meant(given: str, prefix: str) -> str:
+    """Return what must be a setting's name, maybe a misspelt one; "" = this is something else."""
+    name = _without(prefix, given)
+    if name in NAMES:
+        return name
+    if prefix and given in NAMES and (given in TABLE or given.startswith(_OLD_BEGINNINGS)):
+        return given
+    return name if name and suggestion(name.lower(), TABLE, _SIMILAR) else ""
 
 
 def _without(prefix: str, given: str) -> str:
@@ -162,12 +172,3 @@ def _without(prefix: str, given: str) -> str:
         return ""
     name = given[len(prefix) :]
     return name.lower() if prefix and name.isupper() else name
-
-
-def _attributes(found: object) -> Iterator[tuple[str, Any]]:
-    for name in dir(found):
-        if name.startswith("_"):
-            continue
-        value = getattr(found, name)
-        if not isinstance(value, ModuleType):
-            yield name, value
