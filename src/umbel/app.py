@@ -270,11 +270,16 @@ class Umbel:
         """Return the result object of a task sent earlier, maybe elsewhere."""
         return result.AsyncResult(task_id, app=self, **options)
 
-    def GroupResult(  # noqa: N802 -- Celery's name
-        self, group_id: str, results: Sequence[result.AsyncResult[Any]] = (), **options: Any
-    ) -> result.GroupResult[Any]:
-        """Return the result object of a group."""
-        return result.GroupResult(group_id, list(results), app=self, **options)
+    @property
+    def GroupResult(self) -> result.GroupResults:  # noqa: N802 -- Celery's name
+        """Makes result objects of groups, and restores saved ones."""
+        return result.GroupResults(self)
+
+    def ResultSet(  # noqa: N802 -- Celery's name
+        self, results: Iterable[result.AsyncResult[R]] = ()
+    ) -> result.ResultSet[R]:
+        """Return several results as one object."""
+        return result.ResultSet(results, app=self)
 
     # --- configuration
 

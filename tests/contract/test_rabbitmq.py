@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from umbel.exceptions import ImproperlyConfigured
 from umbel.servers import open as open_server
 from umbel.servers.companion import Accompanied
 from umbel.servers.seams import DeadConsumer, Server
@@ -49,6 +50,14 @@ class TestRabbitmq(
     @pytest.fixture
     def backend(self, rabbitmq_url: str) -> Backend:
         return Backend(rabbitmq_url, row="rabbitmq", short=0.6, quiet=0.2)
+
+    def test_groups_cannot_be_saved(self, stage: Stage) -> None:
+        results = stage.server.results
+        for use in (results.saved_group, results.forget_group):
+            with pytest.raises(ImproperlyConfigured, match="result_backend"):
+                use("group")
+        with pytest.raises(ImproperlyConfigured, match="result_backend"):
+            results.save_group("group", b"", expires_in=None)
 
     def test_queues_are_all_that_exist(self, stage: Stage) -> None:
         """Those that this handle declared."""

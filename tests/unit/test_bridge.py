@@ -69,6 +69,15 @@ class Counted:
     def forget(self, task_ids: Sequence[str]) -> None:
         self.inner.forget(task_ids)
 
+    def save_group(self, group_id: str, data: bytes, *, expires_in: float | None) -> None:
+        self.inner.save_group(group_id, data, expires_in=expires_in)
+
+    def saved_group(self, group_id: str) -> bytes | None:
+        return self.inner.saved_group(group_id)
+
+    def forget_group(self, group_id: str) -> None:
+        self.inner.forget_group(group_id)
+
     def watch(self) -> Watch:
         self.watches += 1
         return CountedWatch(self, self.inner.watch())

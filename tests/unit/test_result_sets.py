@@ -314,3 +314,15 @@ def test_a_large_group_is_joined_in_one_watch(app: Umbel, store: ResultStore) ->
     put(store, *(each.id for each in members), value=2)
     assert waiting() == [2] * 20_000
     assert group.completed_count() == 20_000
+
+
+def test_a_group_is_saved_and_found_again(app: Umbel, store: ResultStore) -> None:
+    inner = GroupResult("inner", [app.AsyncResult("b")], app=app)
+    saved: GroupResult[Any] = GroupResult("outer", [app.AsyncResult("a"), inner], app=app)  # type: ignore[list-item]
+    assert app.GroupResult.restore("outer") is None
+    saved.save()
+    assert store.saved_group("outer") is not None
+    for found in (app.GroupResult.restore("outer"), GroupResult.restore("outer", app=app)):
+        assert found == saved
+    saved.delete()
+    assert app.GroupResult.restore("outer") is None

@@ -8,13 +8,20 @@ from umbel.result.guard import (
     task_join_will_block,
 )
 from umbel.result.record import ResultBase
-from umbel.result.results import AsyncResult, GroupResult, ResultSet, result_from_tuple
+from umbel.result.results import (
+    AsyncResult,
+    GroupResult,
+    GroupResults,
+    ResultSet,
+    result_from_tuple,
+)
 from umbel.result.states import RemoteTraceback, StateChange
 
 __all__ = [
     "AsyncResult",
     "EagerResult",
     "GroupResult",
+    "GroupResults",
     "RemoteTraceback",
     "ResultBase",
     "ResultSet",

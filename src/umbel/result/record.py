@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from umbel import exceptions, states
 from umbel.bridge import ResultBridge
+from umbel.config import Config
 from umbel.context import Servers, current_app
 from umbel.control.revoking import revoke
 from umbel.result.gathering import Meta
@@ -21,6 +22,8 @@ R_co = TypeVar("R_co", covariant=True)
 
 class ResultApp(Protocol):
     """What results need of their application."""
+
+    conf: Config
 
     @property
     def bridge(self) -> ResultBridge:

@@ -18,12 +18,13 @@ from functools import partial
 from typing import Any, Generic
 
 from umbel.bridge.callbacks import tell
+from umbel.context import current_app
 from umbel.exceptions import IncompleteStream
 from umbel.result.gathering import Completions, Gathering, Meta, agather, gather
 from umbel.result.guard import assert_will_not_block
 from umbel.result.record import R_co, ResultApp, ResultBase, TaskRecord, load
 from umbel.result.states import Changes
-from umbel.wire.result import group_tuple, task_tuple
+from umbel.wire.result import decode_group, encode_group, group_tuple, task_tuple
 
 
 class AsyncResult(TaskRecord[R_co]):
@@ -446,6 +447,25 @@ class GroupResult(ResultSet[R_co]):
         """Its results."""
         return self.results
 
+    def save(self) -> None:
+        """Keep in the store what it consists of, for ``restore``, as long as results are kept."""
+        expires_in = self.app.conf.result_expires
+        self.backend.save_group(str(self), encode_group(self.as_tuple()), expires_in=expires_in)
+
+    @classmethod
+    def restore(cls, id: str, *, app: ResultApp | None = None) -> GroupResult[Any] | None:  # noqa: A002 -- Celery's name
+        """Return the group that was saved under this id; None if there is none."""
+        app = app or current_app()
+        data = app.bridge.store.saved_group(id)
+        if data is None:
+            return None
+        found: GroupResult[Any] = result_from_tuple(decode_group(data), app)
+        return found
+
+    def delete(self) -> None:
+        """Delete what ``save`` kept; the members' results stay."""
+        self.backend.forget_group(str(self))
+
     def as_tuple(self) -> Any:
         """Return the result tuple that ``result_from_tuple`` reads."""
         return _as_tuple(self)
@@ -475,6 +495,23 @@ class GroupResult(ResultSet[R_co]):
     def __reduce__(self) -> Any:
         """Travel without the application: it is the current one where it arrives."""
         return result_from_tuple, (self.as_tuple(),)
+
+
+class GroupResults:
+    """``app.GroupResult``: makes results of groups of this application, and finds saved ones."""
+
+    def __init__(self, app: ResultApp) -> None:
+        self._app = app
+
+    def __call__(
+        self, group_id: str, results: Iterable[AsyncResult[Any]] = (), **options: Any
+    ) -> GroupResult[Any]:
+        """Return the result object of a group."""
+        return GroupResult(group_id, results, app=self._app, **options)
+
+    def restore(self, group_id: str) -> GroupResult[Any] | None:
+        """Return the group that was saved under this id; None if there is none."""
+        return GroupResult.restore(group_id, app=self._app)
 
 
 def _nothing(_: BaseException) -> None:

@@ -237,6 +237,22 @@ class ResultStore(Protocol):
         """Delete results."""
         ...
 
+    def save_group(self, group_id: str, data: bytes, *, expires_in: float | None) -> None:
+        """Keep what a group consists of for so many seconds (None = for ever).
+
+        It takes the place of what was saved under this id before. Raises ImproperlyConfigured where
+        results are sent to their callers instead of being kept.
+        """
+        ...
+
+    def saved_group(self, group_id: str) -> bytes | None:
+        """Return what was saved under this id, if it is still there."""
+        ...
+
+    def forget_group(self, group_id: str) -> None:
+        """Delete what was saved under this id; the members' results stay."""
+        ...
+
     def close(self) -> None:
         """Close connections. The next call opens them again."""
         ...

@@ -257,6 +257,16 @@ class FlakyResults:
     def forget(self, task_ids: Sequence[str]) -> None:
         self._call("forget", lambda: self._inner.forget(task_ids))
 
+    def save_group(self, group_id: str, data: bytes, *, expires_in: float | None) -> None:
+        save = self._inner.save_group
+        self._call("save_group", lambda: save(group_id, data, expires_in=expires_in))
+
+    def saved_group(self, group_id: str) -> bytes | None:
+        return self._call("saved_group", lambda: self._inner.saved_group(group_id))
+
+    def forget_group(self, group_id: str) -> None:
+        self._call("forget_group", lambda: self._inner.forget_group(group_id))
+
     def close(self) -> None:
         self._inner.close()
 

@@ -126,6 +126,7 @@ UNACKED_INDEX: Final = "unacked_index"
 UNACKED_OPTION: Final = "unacked_key"
 UNACKED_INDEX_OPTION: Final = "unacked_index_key"
 RESULT: Final = "celery-task-meta-"
+GROUP: Final = "celery-taskset-meta-"
 BUCKET_SEPARATOR: Final = "\x06\x16"
 PRIORITY_STEPS: Final = (0, 3, 6, 9)
 

@@ -214,7 +214,11 @@ class Service:
         except Unable as unable:
             return self._follow(delivery, request, unable.outcome, bound, held=held)
         if outcome.state == states.RETRY:
-            changes = {"args": request.args, "kwargs": request.kwargs, **(outcome.changes or {})}
+            changes: dict[str, Any] = {
+                "args": request.args,
+                "kwargs": request.kwargs,
+                **(outcome.changes or {}),
+            }
             for again in effects.publish:
                 tell_publishing(again, (changes["args"], changes["kwargs"]))
         return effects

@@ -8,6 +8,9 @@ from umbel.message import ResultRecord
 from umbel.servers.memory.shelf import Follower
 from umbel.servers.memory.space import Space
 
+#: What the id of a saved group ends in: the other ids are tasks.
+GROUP = "/group"
+
 
 class MemoryResults:
     """``ResultStore`` over a space."""
@@ -30,6 +33,15 @@ class MemoryResults:
     def forget(self, task_ids: Sequence[str]) -> None:
         with self._space.lock:
             self._space.shelf.forget(task_ids)
+
+    def save_group(self, group_id: str, data: bytes, *, expires_in: float | None) -> None:
+        self.put([ResultRecord(group_id + GROUP, data, "", expires_in)])
+
+    def saved_group(self, group_id: str) -> bytes | None:
+        return self.get([group_id + GROUP]).get(group_id + GROUP)
+
+    def forget_group(self, group_id: str) -> None:
+        self.forget([group_id + GROUP])
 
     def close(self) -> None:
         """Do nothing: there is no connection."""

@@ -12,7 +12,11 @@ from contextlib import suppress
 from typing import Any
 
 from umbel.clock import SYSTEM_CLOCK
-from umbel.exceptions import TimeoutError, TransportError  # noqa: A004 -- ours
+from umbel.exceptions import (
+    ImproperlyConfigured,
+    TimeoutError,  # noqa: A004 -- ours
+    TransportError,
+)
 from umbel.message import ResultRecord
 from umbel.servers.rabbitmq.channels import Channels, Hub
 from umbel.servers.rabbitmq.confirms import Flight, Outgoing
@@ -75,6 +79,15 @@ class RabbitResults:
 
     def forget(self, task_ids: Sequence[str]) -> None:
         self._hub.here().mailbox.forget(task_ids)
+
+    def save_group(self, group_id: str, data: bytes, *, expires_in: float | None) -> None:  # noqa: ARG002 -- there is no place for it
+        raise _no_place_for(group_id)
+
+    def saved_group(self, group_id: str) -> bytes | None:
+        raise _no_place_for(group_id)
+
+    def forget_group(self, group_id: str) -> None:
+        raise _no_place_for(group_id)
 
     def close(self) -> None:
         here = self._hub.here()
@@ -149,3 +162,10 @@ def _outgoing(record: ResultRecord, now: float) -> Outgoing:
     }
     raw = Raw(pack_fields(fields))
     return Outgoing(record.task_id, "", record.reply_to, record.meta, raw, mandatory=False)
+
+
+def _no_place_for(group_id: str) -> ImproperlyConfigured:
+    return ImproperlyConfigured(
+        f"rpc:// sends results and keeps nothing, so there is no saved group {group_id}: "
+        "name a result_backend that keeps results"
+    )

@@ -68,6 +68,7 @@ class Keys:
         "dead",
         "delayed",
         "exchanges",
+        "groups",
         "held",
         "idle",
         "lease",
@@ -132,6 +133,7 @@ class Keys:
         self.unacked = f"{self.prefix}{options.unacked_key}"
         self.unacked_since = f"{self.prefix}{options.unacked_since_key}"
         self.results = f"{options.result_keyprefix}{names.RESULT}"
+        self.groups = f"{options.result_keyprefix}{names.GROUP}"
         self.successes = f"{options.result_keyprefix}umbel:success:"
         # Buckets: the end of a list's key by priority, and the order in which lists are read.
         steps = options.priority_steps

@@ -59,6 +59,17 @@ class RedisResults:
             beginnings = (self._keys.results, self._keys.successes)
             self._connections.call("DEL", *(b + each for each in task_ids for b in beginnings))
 
+    def save_group(self, group_id: str, data: bytes, *, expires_in: float | None) -> None:
+        expiry = () if expires_in is None else ("PX", max(1, int(expires_in * 1000)))
+        self._connections.call("SET", self._keys.groups + group_id, data, *expiry)
+
+    def saved_group(self, group_id: str) -> bytes | None:
+        data: bytes | None = self._connections.call("GET", self._keys.groups + group_id)
+        return data
+
+    def forget_group(self, group_id: str) -> None:
+        self._connections.call("DEL", self._keys.groups + group_id)
+
     def close(self) -> None:
         self._connections.close()
 

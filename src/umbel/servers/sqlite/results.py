@@ -23,6 +23,9 @@ from umbel.servers.sqlite.storing import NAP, Store, prefix_of
 #: A watch of at most so many ids looks each of them up.
 FEW = 32
 
+#: What the id of a saved group ends in: the other ids are tasks.
+GROUP = "/group"
+
 #: A result as it is read: seq, task_id, meta.
 _Row = tuple[int, str, bytes]
 
@@ -59,6 +62,15 @@ class SqliteResults:
             transaction.execute(sql.DELETE_RESULTS, (json.dumps(seqs),))
 
         self._database.write(delete)
+
+    def save_group(self, group_id: str, data: bytes, *, expires_in: float | None) -> None:
+        self.put([ResultRecord(group_id + GROUP, data, "", expires_in)])
+
+    def saved_group(self, group_id: str) -> bytes | None:
+        return self.get([group_id + GROUP]).get(group_id + GROUP)
+
+    def forget_group(self, group_id: str) -> None:
+        self.forget([group_id + GROUP])
 
     def close(self) -> None:
         self._database.close()

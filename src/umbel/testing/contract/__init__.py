@@ -55,7 +55,7 @@ from umbel.testing.contract.leases import DeathContract, LeaseContract  # noqa: 
 from umbel.testing.contract.ledger import LedgerContract  # noqa: E402
 from umbel.testing.contract.model import ModelContract  # noqa: E402
 from umbel.testing.contract.process import ProcessContract  # noqa: E402
-from umbel.testing.contract.results import ResultContract  # noqa: E402
+from umbel.testing.contract.results import ResultContract, SavedGroupContract  # noqa: E402
 from umbel.testing.contract.stage import Backend, Stage  # noqa: E402
 from umbel.testing.contract.transport import TransportContract  # noqa: E402
 
@@ -71,6 +71,7 @@ __all__ = [
     "ModelContract",
     "ProcessContract",
     "ResultContract",
+    "SavedGroupContract",
     "ServerContract",
     "Stage",
     "TransportContract",
@@ -85,6 +86,7 @@ class ServerContract(
     DeathContract,
     CommitContract,
     ResultContract,
+    SavedGroupContract,
     LedgerContract,
     ModelContract,
     FaultContract,

@@ -20,6 +20,33 @@ from umbel.states import FAILURE, STARTED, SUCCESS
 from umbel.testing.contract.stage import PATIENCE, Stage, Suite, in_thread
 
 
+class SavedGroupContract(Suite):
+    """For stores that keep results."""
+
+    def test_a_group_is_saved_replaced_and_forgotten(self, stage: Stage) -> None:
+        store, group_id = stage.server.results, new_id()
+        assert store.saved_group(group_id) is None
+        for data in (b"one", b"two"):
+            store.save_group(group_id, data, expires_in=None)
+            assert stage.open().results.saved_group(group_id) == data
+        store.forget_group(group_id)
+        assert store.saved_group(group_id) is None
+
+    def test_a_saved_group_is_no_result(self, stage: Stage) -> None:
+        both = new_id()
+        stage.server.results.save_group(both, b"group", expires_in=60)
+        assert stage.results(both) == {}
+        put(stage, stage.record(both, b"result"))
+        stage.server.results.forget([both])
+        assert stage.server.results.saved_group(both) == b"group"
+
+    def test_a_saved_group_expires(self, stage: Stage) -> None:
+        group_id = new_id()
+        stage.server.results.save_group(group_id, b"group", expires_in=stage.short)
+        stage.lapse(stage.short * 1.2)
+        assert stage.server.results.saved_group(group_id) is None
+
+
 class ResultContract(Suite):
     # --- put and get
 
