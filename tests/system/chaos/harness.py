@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +101,34 @@ def worker(chaos: Chaos) -> Generator[WorkerProcess]:
         yield process
     finally:
         process.stop()
+
+
+def pause(chaos: Chaos, family: Sequence[int]) -> None:
+    """Stop processes, but none while it has SQLite's file for itself: all others would wait."""
+    while True:
+        for pid in family:
+            os.kill(pid, signal.SIGSTOP)
+        wait_until(lambda: all(_is_stopped(pid) for pid in family), timeout=5, why=str)
+        if _turn_is_free(chaos):
+            return
+        for pid in family:
+            os.kill(pid, signal.SIGCONT)
+
+
+def _is_stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] in ("T", "Z")
+
+
+def _turn_is_free(chaos: Chaos) -> bool:
+    path = Path(f"{chaos.broker.removeprefix('sqlite:///')}-lock")
+    if not path.exists():
+        return True
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
 
 
 def kill(pid: int) -> None:

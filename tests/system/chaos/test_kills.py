@@ -179,15 +179,14 @@ def test_a_paused_worker_that_wakes_up_late_writes_nothing(
     chaos: Chaos, tmp_path: Path, mutant: str
 ) -> None:
     # Given a worker whose every process is stopped beyond its lease, with tasks in hand
-    calm = Chaos(chaos.broker, tmp_path, {}, lease=0.8, slowness=0.001)
+    calm = Chaos(chaos.broker, tmp_path, {}, lease=0.8, slowness=0.005)
     paused = replace(calm, mutant=mutant)
     with worker(paused) as first:
         first.wait_until_ready()
         ids = send(calm, 600)
         harness.wait_until(calm.has_run, timeout=20, why=first.output.read_text)
         family = [*first.children(), first.process.pid]
-        for pid in family:
-            os.kill(pid, signal.SIGSTOP)
+        harness.pause(calm, family)
         # When another takes over, and the first wakes up again and goes on
         try:
             with worker(calm):
