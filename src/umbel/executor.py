@@ -131,7 +131,7 @@ def format_traceback(error: BaseException) -> str:
         own = own.tb_next
     try:
         return "".join(traceback.format_exception(type(error), error, own))
-    except Exception as broken:  # noqa: BLE001 -- a hostile __str__ must not take the outcome away
+    except BaseException as broken:  # noqa: BLE001 -- a hostile __str__ must not take the outcome away
         return f"{type(error).__name__}: <its text cannot be shown: {type(broken).__name__}>\n"
 
 

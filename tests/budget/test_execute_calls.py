@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from types import SimpleNamespace
 
 from tests.budget.counting import python_calls
@@ -30,7 +31,7 @@ def test_a_trivial_task_is_executed_within_its_budget() -> None:
     service = Service({"add": bound}, policy, accept=accepted(["json"]), node="n@h")
     desk = Desk(lambda: None, Gate())
     slot = Board(1, entries=2).slots[0]
-    lane = Lane(0, desk, service, slot=slot, limit=ThreadLimit(), pid=1)
+    lane = Lane(0, desk, service, slot=slot, limit=ThreadLimit(), pid=os.getpid())
     message = TaskEncoder("add").encode((1, 2), {}, id="id-1", sent_at=SYSTEM_CLOCK.now())
     item = Item(Delivery(message, "celery", 1), "add")
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.budget.counting import python_calls
 from tests.system.engines import running
-from umbel import Queue, Umbel
+from umbel import Queue, Umbel, group
 from umbel.clock import SYSTEM_CLOCK
 from umbel.exceptions import (
     Ignore,
@@ -256,6 +256,90 @@ def test_what_waits_behind_a_long_task_is_given_back(app: Umbel) -> None:
                 go_on.set()
             blocked.get(timeout=10)
             assert probe is not None
+
+
+def test_a_result_is_not_held_back_by_the_long_task_behind_it(app: Umbel) -> None:
+    go_on = threading.Event()
+
+    @app.task
+    def short() -> None:
+        SYSTEM_CLOCK.sleep(0.0015)
+
+    @app.task
+    def long() -> None:
+        go_on.wait(20)
+
+    with running(app):
+        for result in [short.delay() for _ in range(50)]:
+            result.get(timeout=10)
+        for _ in range(3):
+            sent = group([short.s(), short.s(), short.s(), long.s()]).apply_async()
+            try:
+                for result in sent.results[:3]:
+                    result.get(timeout=0.5)
+            finally:
+                go_on.set()
+            sent.results[3].get(timeout=10)
+            go_on.clear()
+
+
+def test_coroutine_tasks_begin_beside_a_long_synchronous_one(app: Umbel) -> None:
+    go_on = threading.Event()
+
+    @app.task
+    def long() -> None:
+        go_on.wait(20)
+
+    @app.task
+    def quick(number: int) -> int:
+        return number
+
+    @app.task
+    async def doze(number: int) -> int:
+        await asyncio.sleep(0.01)
+        return number
+
+    # Given a worker whose only lane is blocked
+    with running(app), Probe() as probe:
+        blocked = long.delay()
+        probe.wait_for("delivery.received", timeout=5)
+        try:
+            # Then coroutine tasks run, one by one or behind others that need the lane
+            assert [doze.delay(n).get(timeout=5) for n in range(5)] == list(range(5))
+            waiting = [quick.delay(n) for n in range(3)]
+            assert [doze.delay(n).get(timeout=5) for n in range(3)] == list(range(3))
+            # And another worker gets those
+            with running(app):
+                assert [each.get(timeout=5) for each in waiting] == list(range(3))
+            assert not blocked.ready()
+        finally:
+            go_on.set()
+        blocked.get(timeout=10)
+        assert quick.delay(7).get(timeout=5) == 7
+
+
+def test_what_needs_a_blocked_lane_is_not_handed_back_again_and_again(app: Umbel) -> None:
+    go_on = threading.Event()
+
+    @app.task
+    def long() -> None:
+        go_on.wait(20)
+
+    @app.task
+    async def doze() -> None:
+        await asyncio.sleep(0.001)
+
+    with running(app), Probe() as probe:
+        doze.delay().get(timeout=5)
+        blocked = [long.delay() for _ in range(2)]
+        try:
+            probe.wait_for("delivery.given_back", timeout=5)
+            SYSTEM_CLOCK.sleep(1.0)  # what happens in it is counted
+            assert len(probe.seen("delivery.given_back")) < 8
+        finally:
+            go_on.set()
+        for each in blocked:
+            each.get(timeout=10)
 
 
 def test_unknown_tasks_wait_for_a_worker_that_knows_them(app: Umbel) -> None:

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.system.chaos.harness import kill, wait_until
-from umbel import Umbel
-from umbel.clock import SYSTEM_CLOCK
+from tests.system.pools import Running, Start, started
 from umbel.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
 from umbel.servers.seams import Depth
 
@@ -69,58 +65,9 @@ def suicide(after):
 """
 
 
-class Running:
-    """A worker process and a client of its broker."""
-
-    def __init__(self, directory: Path, app: Umbel, process: subprocess.Popen[bytes]) -> None:
-        self.app = app
-        self.process = process
-        self.directory = directory
-        self.log = directory / "worker.log"
-
-    def children(self) -> list[int]:
-        path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        return [int(pid) for pid in path.read_text().split()]
-
-    def stop(self, signum: int = signal.SIGTERM, *, within: float = 20) -> float:
-        began = SYSTEM_CLOCK.monotonic()
-        self.process.send_signal(signum)
-        assert self.process.wait(within) == 0, self.log.read_text()
-        return SYSTEM_CLOCK.monotonic() - began
-
-
-Start = Callable[..., AbstractContextManager[Running]]
-
-
 @pytest.fixture
 def start(tmp_path: Path) -> Start:
-    (tmp_path / "tasks.py").write_text(TASKS)
-    url = f"sqlite:///{tmp_path}/broker.sqlite"
-
-    @contextmanager
-    def begin(*options: str, patience: float = 8.0) -> Generator[Running]:
-        log = tmp_path / "worker.log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "umbel.cli.main", "worker", "-A", "tasks", *options],
-                cwd=tmp_path,
-                env={**os.environ, "BROKER": url, "PATIENCE": str(patience)},
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        with Umbel("client", broker=url, set_as_current=False) as app:
-            running = Running(tmp_path, app, process)
-            try:
-                wait_until(lambda: "ready." in log.read_text(), timeout=20, why=log.read_text)
-                yield running
-            finally:
-                family = [] if process.poll() is not None else [*running.children(), process.pid]
-                for pid in family:
-                    kill(pid)
-                process.wait(5)
-
-    return begin
+    return partial(started, tmp_path, TASKS)
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])

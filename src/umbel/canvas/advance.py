@@ -28,6 +28,9 @@ from umbel.wire.task import Request, retry_message
 #: Characters of an exception in the reason why a message is among the dead letters.
 _REASON = 300
 
+#: Bytes of a result; servers refuse larger ones sooner or later, and would do so for ever.
+LARGEST = 128 << 20
+
 #: (signature, arguments in front, the request that causes it, further options) -> its message
 MessageFor = Callable[[Mapping[str, Any], Sequence[Any], Request, Mapping[str, Any]], Message]
 
@@ -210,6 +213,11 @@ def _record(
     if bound.compression is not None:
         meta = compress_meta(meta, bound.compression)
     expires = bound.failure_expires if state == states.FAILURE else bound.result_expires
+    if len(meta) > LARGEST:
+        raise EncodeError(
+            f"it has {len(meta):,} bytes, and {LARGEST:,} can be stored; "
+            "return a reference to the data instead"
+        )
     return ResultRecord(task_id, meta, state, expires, request.reply_to)
 
 

@@ -49,6 +49,8 @@ class Capabilities:
     #: How it finds a message by its task's id: with its position in the queue ("exact"), with one
     #: that others may have changed while it looked ("about"), or not at all ("").
     finds: str = ""
+    #: It counts how often a message is given back, and may bury it for that.
+    counts_returns: bool = False
 
 
 @dataclass(frozen=True, slots=True)

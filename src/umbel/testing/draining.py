@@ -39,7 +39,6 @@ from umbel.worker.lane import Desk, Gate, Item, Lane
 from umbel.worker.launch import Worker, WorkerOptions
 from umbel.worker.limits import ThreadLimit
 from umbel.worker.loop import Loop
-from umbel.worker.service import Prepared
 
 #: Runs after which a test is taken to go on for ever.
 LIMIT = 1000
@@ -184,8 +183,7 @@ class _Solo:
             0, self._desk, self._service, slot=self._slot, limit=ThreadLimit(), pid=os.getpid()
         )
         self._loop: Loop | None = None
-        #: Of the delivery that runs: whether it is still held, and what its task did.
-        self._held = True
+        #: What the task of the delivery that runs did.
         self._noted: Outcome | None = None
 
     def receive(self) -> Delivery | None:
@@ -220,8 +218,8 @@ class _Solo:
         effects = self._service.refuse(delivery, self._service.now())
         if effects is not None:
             return self._run(delivery, self._commit([effects]))
-        self._held = self._acknowledge(delivery)
-        copy_context().run(self._lane.step, Item(delivery, "", self._held))
+        held = self._acknowledge(delivery)
+        copy_context().run(self._lane.step, Item(delivery, "", held))
         return self._run(delivery, self._commit(self._until_end()))
 
     def close(self) -> None:
@@ -233,7 +231,7 @@ class _Solo:
 
     def _acknowledge(self, delivery: Delivery) -> bool:
         """Acknowledge what wants it before it runs; tell whether it is still held."""
-        early = self._service.runs_at_most_once(delivery, self._service.now())
+        early = self._service.runs_at_most_once(delivery)
         if early:
             self._committer.commit([Effects(delivery)])
         return not early
@@ -256,12 +254,12 @@ class _Solo:
         refused = self._committer.commit(batch).refused
         return self._commit([self._service.instead(refused[0])]) if refused else batch[-1]
 
-    def _to_loop(self, batch: list[Prepared]) -> None:
+    def _to_loop(self, items: Sequence[Item]) -> None:
         if self._loop is None:
             self._loop = Loop(
                 self._desk, self._service, slot=self._slot, first_entry=1, pid=os.getpid()
             )
-        self._loop.submit(batch, held=self._held)
+        self._loop.submit(items)
 
     def _note(self, _request: Request, outcome: Outcome) -> None:
         self._noted = outcome

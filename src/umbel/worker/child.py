@@ -4,6 +4,10 @@ Signals: TERM = finish what runs, until the deadline the supervisor gave; HUP = 
 however long it takes, because others do the work; QUIT = give everything back and end now; URG =
 cancel the coroutines that the board names. INT is ignored: a terminal sends it to the whole group,
 and the supervisor decides.
+
+A thread of its own acts upon them. Python runs handlers in the main thread, when that next runs
+Python code: it may be inside a task's C code for minutes, or have looked for signals just before it
+began to wait for work. What a task forks gets signals as any other process does.
 """
 
 from __future__ import annotations
@@ -25,6 +29,8 @@ from umbel.worker.terminating import CANCEL
 
 #: Seconds between thread switches; beside CPU-bound tasks the pump gets the interpreter this soon.
 SWITCH_INTERVAL = 0.0005
+#: What asks it to end.
+STOPPING = (signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGINT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +56,7 @@ def run_child(plan: ChildPlan, slot: Slot) -> None:
     sys.setswitchinterval(SWITCH_INTERVAL)
     gc.freeze()
     engine = plan.make_engine(slot, plan.parent_lives)
-    _install_signals(engine, plan)
+    _Signals(engine, plan).install()
     plan.on_start()
     if plan.wait_for_turn is not None:
         slot.state = SlotState.STANDBY
@@ -64,28 +70,67 @@ def run_child(plan: ChildPlan, slot: Slot) -> None:
     watcher.join()
 
 
-def _install_signals(engine: Engine, plan: ChildPlan) -> None:
-    asked = False
+class _Signals:
+    """What listens to signals. ``act`` may be called from any thread."""
 
-    def warm(_signum: int, _frame: FrameType | None) -> None:
-        nonlocal asked
-        # Under a supervisor the signal may come twice, from it and to the whole group; a wish to
-        # end at once comes from it as QUIT.
-        at_once = asked and plan.interruptible
-        engine.stop(SYSTEM_CLOCK.monotonic() + (0.0 if at_once else plan.patience))
-        asked = True
+    def __init__(self, engine: Engine, plan: ChildPlan) -> None:
+        self._engine = engine
+        self._plan = plan
+        self._asked = False
+        self._read_fd, self._write_fd = os.pipe()
+        os.set_blocking(self._write_fd, False)
 
-    def retire(_signum: int, _frame: FrameType | None) -> None:
-        engine.stop(math.inf)
+    def install(self) -> None:
+        """Begin to listen. The main thread."""
+        self._claim()
+        threading.Thread(target=self._listen, name="umbel-signals", daemon=True).start()
+        for signum in (*STOPPING, CANCEL):
+            signal.signal(signum, self._handle)
+        if not self._plan.interruptible:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        os.register_at_fork(
+            before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING),
+            after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING),
+            after_in_child=_restore_signals,
+        )
 
-    def cold(_signum: int, _frame: FrameType | None) -> None:
-        engine.stop(SYSTEM_CLOCK.monotonic())
+    def act(self, signum: int) -> None:
+        """Do what a signal asks for."""
+        now = SYSTEM_CLOCK.monotonic()
+        if signum == CANCEL:
+            self._engine.cancel_ordered()
+        elif signum == signal.SIGQUIT:
+            self._engine.stop(now)
+        elif signum == signal.SIGHUP and not self._plan.interruptible:
+            self._engine.stop(math.inf)
+        elif signum in STOPPING:
+            # Under a supervisor the signal may come twice, from it and to the whole group; a wish
+            # to end at once comes from it as QUIT.
+            at_once = self._asked and self._plan.interruptible
+            self._engine.stop(now + (0.0 if at_once else self._plan.patience))
+            self._asked = True
 
-    signal.signal(CANCEL, lambda _signum, _frame: engine.cancel_ordered())
-    signal.signal(signal.SIGTERM, warm)
-    signal.signal(signal.SIGQUIT, cold)
-    signal.signal(signal.SIGHUP, warm if plan.interruptible else retire)
-    signal.signal(signal.SIGINT, warm if plan.interruptible else signal.SIG_IGN)
+    def _claim(self) -> bool:
+        """Let signals be written into the pipe; tell whether they were already."""
+        return signal.set_wakeup_fd(self._write_fd, warn_on_full_buffer=False) == self._write_fd
+
+    def _listen(self) -> None:
+        while True:
+            for signum in os.read(self._read_fd, 64):
+                self.act(signum)
+
+    def _handle(self, signum: int, _frame: FrameType | None) -> None:
+        # A task may have put another descriptor there, as asyncio does, and then taken it away.
+        if not self._claim():
+            self.act(signum)
+
+
+def _restore_signals() -> None:
+    signal.set_wakeup_fd(-1)
+    for signum in STOPPING:
+        if signal.getsignal(signum) is not signal.SIG_IGN:
+            signal.signal(signum, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
 
 
 def _exit_when_stopped(engine: Engine, plan: ChildPlan) -> None:

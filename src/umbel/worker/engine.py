@@ -77,7 +77,7 @@ class Engine:
                 lanes=self._lanes,
                 window=Window(lanes=plan.lanes, target=plan.window),
                 make_loop=self._make_loop,
-                embedded=transport.capabilities.embedded,
+                capabilities=transport.capabilities,
                 parent_lives=plan.parent_lives,
                 pulse=Pulse(slot, plan.ring),
                 allowance=Allowance(plan.max_tasks, plan.max_memory),

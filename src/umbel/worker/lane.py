@@ -9,9 +9,10 @@ back by the tasks behind it, and a thousand trivial tasks are few commits.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,10 @@ class Item:
     name: str
     held: bool = True
 
+    def label(self) -> tuple[bytes, bytes]:
+        """Return what the board calls it before it is decoded: id and name."""
+        return self.delivery.message.id.encode(errors="replace"), self.name.encode(errors="replace")
+
 
 @value
 class Done:
@@ -68,7 +73,7 @@ class Desk:
     inbox: SimpleQueue[Item | None] = field(default_factory=SimpleQueue)
     outbox: deque[Done] = field(default_factory=deque)
     #: Passes a coroutine task that only decoding could recognise on to the loop.
-    to_loop: Callable[[list[Prepared]], None] | None = None
+    to_loop: Callable[[Sequence[Item]], None] | None = None
 
 
 class Gate:
@@ -120,29 +125,34 @@ class Lane:
 
     def step(self, item: Item) -> None:
         """Run one delivery, here and now, and leave its effects."""
-        started = _monotonic()
+        started = self.busy_since = _monotonic()
+        # Before anything of the message is decoded: that may run code of users as well.
+        self._slot.begin(self.index, (*item.label(), started, 0.0))
+        effects = self._effects(item, started)
+        self._slot.end(self.index)
+        self.busy_since = 0.0
+        now = _monotonic()
+        self._leave(Done(effects, item.name, now - started), now)
+
+    def _effects(self, item: Item, started: float) -> Effects | None:
         prepared = self._service.prepare(item.delivery)
         if isinstance(prepared, Effects):
-            return self._leave(Done(prepared, item.name), started)
+            return prepared
         if prepared.bound.is_async and self._desk.to_loop is not None:
-            self._desk.to_loop([prepared])
-            return self._leave(Done(None, item.name), started)
+            self._desk.to_loop([item])
+            return None
+        if prepared.hard or not (item.name and item.delivery.message.id):
+            deadline = started + prepared.hard if prepared.hard else 0.0
+            self._slot.begin(self.index, (*prepared.label(), started, deadline))
         if prepared.bound.track_started:
             self._leave(Done(self._service.started(prepared, self._pid, held=item.held)), 0.0)
         context.reporter.set(reporter(self._desk, self._service, prepared, held=item.held))
-        request = prepared.request
-        hard = prepared.hard
-        deadline = started + hard if hard else 0.0
-        self.busy_since = started
-        self._slot.begin(
-            self.index, (prepared.id.encode(), prepared.bound.name.encode(), started, deadline)
+        outcome = (
+            self._execute(prepared) if prepared.soft else execute(prepared.bound, prepared.request)
         )
-        outcome = self._execute(prepared) if prepared.soft else execute(prepared.bound, request)
-        self._slot.end(self.index)
-        effects = self._service.effects(prepared, outcome, held=item.held)
-        self.busy_since = 0.0
-        now = _monotonic()
-        return self._leave(Done(effects, item.name, now - started), now)
+        if os.getpid() != self._pid:
+            os._exit(0)  # the task forked, and its copy came back here
+        return self._service.effects(prepared, outcome, held=item.held)
 
     def _execute(self, prepared: Prepared) -> Outcome:
         bound, request = prepared.bound, prepared.request

@@ -1,15 +1,21 @@
 """The asyncio loop of a worker process: a thread that runs coroutine tasks, many at a time.
 
-The pump submits batches, the loop runs each as an asyncio task; effects gather in the outbox and
-the pump is rung once per turn of the loop. Soft and hard limits cancel the task: the first as
-SoftTimeLimitExceeded, the second as TimeLimitExceeded; a coroutine that swallows its cancellation,
-or blocks the loop, is ended with its process by the supervisor a little later.
+The pump submits batches, the loop runs each message as an asyncio task; effects gather in the
+outbox, and the pump is rung once per turn of the loop. However many come at once, it begins a few
+in each turn: in between what runs goes on, and lanes and pump get the interpreter.
+
+Soft and hard limits cancel the task: the first as SoftTimeLimitExceeded, the second as
+TimeLimitExceeded; a coroutine that swallows its cancellation, or blocks the loop, is ended with its
+process by the supervisor a little later.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
+from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
@@ -17,8 +23,8 @@ from umbel import context
 from umbel.clock import SYSTEM_CLOCK
 from umbel.exceptions import SoftTimeLimitExceeded, TaskRevokedError, TimeLimitExceeded
 from umbel.executor import execute_async
-from umbel.message import Outcome
-from umbel.worker.lane import Desk, Done, reporter
+from umbel.message import Effects, Outcome
+from umbel.worker.lane import Desk, Done, Item, reporter
 from umbel.worker.service import Prepared, Service
 
 if TYPE_CHECKING:
@@ -26,6 +32,9 @@ if TYPE_CHECKING:
 
 #: Seconds that the loop has to cancel a task over its hard limit before the supervisor steps in.
 GRACE = 2.0
+
+#: Tasks that begin in one turn of the loop.
+SLICE = 32
 
 #: Seconds to wait for the loop's thread to end.
 STOP_PATIENCE = 1.0
@@ -50,6 +59,9 @@ class Loop:
         self.count = 0
         self._counting = threading.Lock()
         self._flushing = False
+        #: Submitted and not begun; and whether something is on its way to begin it.
+        self._waiting: deque[Item] = deque()
+        self._beginning = False
         #: What runs: its id, and what its cancellation stands for.
         self._running: dict[asyncio.Task[None], tuple[str, list[BaseException]]] = {}
         started: Future[asyncio.AbstractEventLoop] = Future()
@@ -59,11 +71,11 @@ class Loop:
         self._thread.start()
         self._loop = started.result()
 
-    def submit(self, batch: list[Prepared], *, held: bool = True) -> None:
+    def submit(self, items: Sequence[Item]) -> None:
         """Run these. Any thread."""
         with self._counting:
-            self.count += len(batch)
-        self._loop.call_soon_threadsafe(self._begin, batch, held)
+            self.count += len(items)
+        self._loop.call_soon_threadsafe(self._arrive, items)
 
     def stop(self) -> None:
         """Cancel what runs and end the thread, unless a task blocks it."""
@@ -77,12 +89,20 @@ class Loop:
             started.set_result(loop)
             loop.run_forever()
 
-    def _begin(self, batch: list[Prepared], held: bool) -> None:  # noqa: FBT001 -- call_soon takes no keywords
-        for prepared in batch:
-            reasons: list[BaseException] = []
-            task = self._loop.create_task(self._run(prepared, reasons, held=held))
-            self._running[task] = (prepared.id, reasons)
+    def _arrive(self, items: Sequence[Item]) -> None:
+        self._waiting += items
+        if not self._beginning:
+            self._begin()
+
+    def _begin(self) -> None:
+        for _ in range(min(SLICE, len(self._waiting))):
+            item, reasons = self._waiting.popleft(), list[BaseException]()
+            task = self._loop.create_task(self._run(item, reasons))
+            self._running[task] = (item.delivery.message.id, reasons)
             task.add_done_callback(self._running.pop)
+        self._beginning = bool(self._waiting)
+        if self._beginning:
+            self._loop.call_soon(self._begin)
 
     def cancel(self, task_id: str) -> None:
         """Cancel a task that has begun, as revoked. Any thread, signal handlers too."""
@@ -94,26 +114,36 @@ class Loop:
                 reasons.append(TaskRevokedError("terminated"))
                 task.cancel()
 
-    async def _run(self, prepared: Prepared, reasons: list[BaseException], *, held: bool) -> None:
+    async def _run(self, item: Item, reasons: list[BaseException]) -> None:
+        # Without an entry, when a lane passed on more than the limit, the board knows less.
         entry = self._entries.pop() if self._entries else None
         started = _monotonic()
         if entry is not None:
-            deadline = started + prepared.hard + GRACE if prepared.hard else 0.0
-            about = (prepared.id.encode(), prepared.bound.name.encode(), started, deadline)
-            self._slot.begin(entry, about)
-        if prepared.bound.track_started:
-            self._leave(Done(self._service.started(prepared, self._pid, held=held)))
-        context.reporter.set(reporter(self._desk, self._service, prepared, held=held))
-        try:
-            outcome = await self._execute(prepared, reasons)
-        finally:
-            if entry is not None:
-                self._slot.end(entry)
-                self._entries.append(entry)
-            with self._counting:
-                self.count -= 1
-        effects = self._service.effects(prepared, outcome, held=held)
+            self._slot.begin(entry, (*item.label(), started, 0.0))
+        effects = await self._effects(item, reasons, entry, started)
+        if entry is not None:
+            self._slot.end(entry)
+            self._entries.append(entry)
         self._leave(Done(effects))
+        with self._counting:  # after that, so that at 0 all effects are in the outbox
+            self.count -= 1
+
+    async def _effects(
+        self, item: Item, reasons: list[BaseException], entry: int | None, started: float
+    ) -> Effects:
+        prepared = self._service.prepare(item.delivery)
+        if isinstance(prepared, Effects):
+            return prepared
+        if entry is not None and (prepared.hard or not item.name):
+            deadline = started + prepared.hard + GRACE if prepared.hard else 0.0
+            self._slot.begin(entry, (*prepared.label(), started, deadline))
+        if prepared.bound.track_started:
+            self._leave(Done(self._service.started(prepared, self._pid, held=item.held)))
+        context.reporter.set(reporter(self._desk, self._service, prepared, held=item.held))
+        outcome = await self._execute(prepared, reasons)
+        if os.getpid() != self._pid:
+            os._exit(0)  # the task forked, and its copy came back here
+        return self._service.effects(prepared, outcome, held=item.held)
 
     async def _execute(self, prepared: Prepared, reasons: list[BaseException]) -> Outcome:
         def why() -> BaseException | None:

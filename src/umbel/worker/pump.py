@@ -10,6 +10,12 @@ back. Nothing is forgotten on an error of the server: the same commit is repeate
 answered, and the fence on the server makes a repeat harmless. What has not begun is given back when
 every lane is blocked by a long task, and when the worker stops.
 
+While every lane is blocked, coroutine tasks still begin. Which messages are such is seen only after
+they were received, and the others must not wait here. So a few are received; those that need a lane
+go back at once, first in their queue, and a pause follows, twice as long each time. Coroutine tasks
+that have a queue of their own are not held up at all. Where the server counts what is given back
+(see ``Capabilities.counts_returns``), nothing is received meanwhile.
+
 Beside CPU-bound Python every return from the server waits for the interpreter lock; so the number
 of calls per batch is small and fixed, and the child shortens the switch interval.
 
@@ -33,20 +39,23 @@ from umbel.calling import tell_published
 from umbel.clock import SYSTEM_CLOCK
 from umbel.exceptions import TransportError
 from umbel.message import Delivery, Effects, Ending, Message
-from umbel.servers.seams import CommitReport, Committer, Consumer
+from umbel.servers.seams import Capabilities, CommitReport, Committer, Consumer
 from umbel.signals import after_task_publish
-from umbel.worker.lane import Desk, Done, Gate, Item, Lane
+from umbel.worker.lane import FLUSH, Desk, Done, Gate, Item, Lane
 from umbel.worker.loop import Loop
 from umbel.worker.pulse import Pulse
 from umbel.worker.rates import Rates
 from umbel.worker.recycling import Allowance
-from umbel.worker.service import Prepared, Service
+from umbel.worker.service import Service
 from umbel.worker.window import MOST, Window
 
 logger = logging.getLogger("umbel.worker")
 
 #: Seconds after which a lane counts as blocked by a long task, and what waits behind it goes back.
 BLOCKED_AFTER = 0.05
+#: Messages received at once while every lane is blocked, and the longest pause in seconds after
+#: finding some that need a lane.
+BESIDE, BESIDE_PAUSE = 128, 5.0
 #: Longest wait in seconds; after it the pump looks whether its parent still lives.
 LONGEST_WAIT = 2.0
 #: Seconds between attempts to reach a server that is gone: first and longest.
@@ -128,8 +137,7 @@ class Parts:
     window: Window
     #: Makes the asyncio loop when the first coroutine task comes.
     make_loop: Callable[[], Loop]
-    #: The server computes in this process (see ``Capabilities.embedded``).
-    embedded: bool
+    capabilities: Capabilities
     #: Tells whether the process that started this one still lives.
     parent_lives: Callable[[], bool]
     #: What it says of itself on the board.
@@ -146,8 +154,9 @@ class Pump:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self.desk = Desk(self.ring, Gate(), to_loop=self._submit)
+        self._runs_beside = parts.service.runs_coroutines and not parts.capabilities.counts_returns
         self._quiet: AbstractContextManager[None] = (
-            self.desk.gate if parts.embedded else nullcontext()
+            self.desk.gate if parts.capabilities.embedded else nullcontext()
         )
         self._bell = Bell()
         self._receiving = False
@@ -159,6 +168,10 @@ class Pump:
         #: Deliveries whose process died while several tasks ran, and whether one of them runs now.
         self._suspects: deque[Delivery] = deque()
         self._alone = False
+        #: Something was committed in this turn, and more is held: it may have ended since, unrung.
+        self._settling = False
+        #: When to receive again beside blocked lanes, and after which pause.
+        self._beside_at = self._beside_pause = 0.0
         self._loop: Loop | None = None
         self._async_share = 0.0
         #: It wants a successor, and receives no more.
@@ -218,6 +231,7 @@ class Pump:
                     _tell_of_death(done.effects)
             if done.name is not None:
                 window.learn(done.name, done.runtime)
+        self._settling = bool(batch) and self._parts.window.held > 0
         if not batch:
             return
         telemetry.emit("commit.begun", count=len(batch))
@@ -239,17 +253,23 @@ class Pump:
         return bool(self._unfed)
 
     def _receive_or_wait(self) -> None:
+        blocked = self._blocked()
+        if not blocked:
+            self._beside_at = self._beside_pause = 0.0
+        elif self._suspects or not self.desk.inbox.empty():
+            self._retract()
         room = self._room_now()
         if not self._busy():
             self._parts.pulse.idle()
+        patience = self._patience(blocked=blocked)
         if not room:
-            self._wait()
+            self._bell.wait(patience)
             return
         self._receiving = True
         try:
             # A ring before this line finds _receiving unset and is seen here; a later one wakes.
             rung = self._bell.wait(0.0)
-            self._received(self._parts.consumer.receive(room, 0.0 if rung else LONGEST_WAIT))
+            self._received(self._parts.consumer.receive(room, 0.0 if rung else patience))
         finally:
             self._receiving = False
         self._feed()
@@ -268,11 +288,15 @@ class Pump:
         if self._unfed:
             self._parts.pulse.busy()
 
-    def _wait(self) -> None:
-        lanes_blocked_soon = not self.desk.inbox.empty()
-        rung = self._bell.wait(BLOCKED_AFTER if lanes_blocked_soon else LONGEST_WAIT)
-        if not rung and lanes_blocked_soon and self._blocked():
-            self._retract()
+    def _patience(self, *, blocked: bool) -> float:
+        """Return after how many seconds to look again, though nobody rang."""
+        if self._settling:
+            return FLUSH
+        if not blocked and (self._runs_beside or not self.desk.inbox.empty()):
+            return BLOCKED_AFTER
+        if blocked and self._runs_beside:
+            return min(max(self._beside_at - _monotonic(), 0.0) or LONGEST_WAIT, LONGEST_WAIT)
+        return LONGEST_WAIT
 
     # -- how much to hold -------------------------------------------------------------------------
 
@@ -296,12 +320,22 @@ class Pump:
         return self._worn
 
     def _room(self) -> int:
+        """Return how many to receive, so that lanes and loop can take what probably comes."""
+        if self._blocked():
+            return min(BESIDE, self._free()) if self._may_look_beside() else 0
         idle = sum(1 for lane in self._parts.lanes if not lane.busy_since)
-        room = 0 if not idle and self._blocked() else self._parts.window.room(idle)
-        if self._loop is None:
+        room, share = self._parts.window.room(idle), self._async_share
+        if self._loop is None or not share:
             return room
-        free = self._loop.limit - self._loop.count
-        return max(room, int(free * self._async_share)) if free > 0 else 0
+        by_lanes = room / (1.0 - share) if share < 1.0 else MOST
+        return int(min(self._free() / share, by_lanes, MOST))
+
+    def _free(self) -> int:
+        """Return how many coroutine tasks may begin."""
+        return BESIDE if self._loop is None else max(self._loop.limit - self._loop.count, 0)
+
+    def _may_look_beside(self) -> bool:
+        return self._runs_beside and _monotonic() >= self._beside_at
 
     def _blocked(self) -> bool:
         before = _monotonic() - BLOCKED_AFTER
@@ -310,37 +344,63 @@ class Pump:
     # -- handing over -----------------------------------------------------------------------------
 
     def _feed(self) -> None:
-        deliveries = self._unfed
-        if not deliveries:
+        if not self._unfed:
             return
-        service = self._parts.service
-        taken = self._acknowledge_early(deliveries) if service.acknowledges_early else frozenset()
+        now = self._parts.service.now()
+        self._unfed = [
+            each
+            for each in self._unfed
+            if not (_needs_a_look(each, now) and self._set_aside(each, now))
+        ]
+        sync, coroutines = self._sorted()
+        if self._runs_beside and self._blocked():
+            self._pass_on(sync)
+            sync = []
+            self._unfed = [item.delivery for item in coroutines]
+        if self._parts.service.acknowledges_early:
+            stale = self._acknowledge_early([*sync, *coroutines])
+            sync = [item for item in sync if id(item) not in stale]
+            coroutines = [item for item in coroutines if id(item) not in stale]
         self._unfed = []
-        now = service.now()
+        self._parts.allowance.use(len(sync) + len(coroutines))
+        self._hand_over(sync)
+        if coroutines:
+            self._submit(coroutines)
+
+    def _sorted(self) -> tuple[list[Item], list[Item]]:
+        """Return what needs a lane, and the coroutine tasks."""
+        tasks = self._parts.service.tasks
         sync: list[Item] = []
         coroutines: list[Item] = []
-        for delivery in deliveries:
-            if _needs_a_look(delivery, now) and self._set_aside(delivery, now):
-                continue
+        for delivery in self._unfed:
             name = delivery.message.headers.get("task")
             if type(name) is not str:
                 name = ""
-            bound = service.tasks.get(name)
-            held = bound is None or bound.acks_late
-            if held or id(delivery) in taken:
-                to = coroutines if bound is not None and bound.is_async else sync
-                to.append(Item(delivery, name, held))
-        self._hand_over(sync)
-        self._start(coroutines)
-        self._async_share += (len(coroutines) / len(deliveries) - self._async_share) * 0.5
+            bound = tasks.get(name)
+            to = coroutines if bound is not None and bound.is_async else sync
+            to.append(Item(delivery, name, held=bound is None or bound.acks_late))
+        if self._unfed:
+            self._async_share += (len(coroutines) / len(self._unfed) - self._async_share) * 0.5
+        return sync, coroutines
 
-    def _acknowledge_early(self, deliveries: list[Delivery]) -> frozenset[int]:
-        """Acknowledge what wants it before it runs; return the identities of those that may run."""
-        service = self._parts.service
-        now = service.now()
-        early = [d for d in deliveries if service.runs_at_most_once(d, now)]
-        stale = {id(d) for d in self._parts.committer.commit([Effects(d) for d in early]).stale}
-        return frozenset(id(d) for d in early) - stale
+    def _acknowledge_early(self, items: list[Item]) -> frozenset[int]:
+        """Acknowledge what wants it before it runs; return the identities of those not ours now."""
+        early = [item for item in items if not item.held]
+        report = self._parts.committer.commit([Effects(item.delivery) for item in early])
+        stale = {id(delivery) for delivery in report.stale}
+        return frozenset(id(item) for item in early if id(item.delivery) in stale)
+
+    def _pass_on(self, items: list[Item]) -> None:
+        """Let others have what would wait here behind long tasks."""
+        back = [*(item.delivery for item in items), *self._suspects]
+        if not back:
+            self._beside_pause = 0.0
+            return
+        self._give_back(back)
+        self._suspects.clear()
+        self._flowing = False
+        self._beside_pause = min(max(2 * self._beside_pause, BLOCKED_AFTER), BESIDE_PAUSE)
+        self._beside_at = _monotonic() + self._beside_pause
 
     def _set_aside(self, delivery: Delivery, now: float) -> bool:
         effects = self._parts.service.refuse(delivery, now)
@@ -355,30 +415,15 @@ class Pump:
     def _hand_over(self, items: list[Item]) -> None:
         if not items:
             return
-        self._parts.allowance.use(len(items))
         size = sum(len(item.delivery.message.body) for item in items) // len(items)
         self._parts.window.hold([item.name for item in items], size)
         for item in items:
             self.desk.inbox.put(item)
 
-    def _start(self, items: list[Item]) -> None:
-        self._parts.allowance.use(len(items))
-        for held in (True, False):
-            batch: list[Prepared] = []
-            for item in items:
-                if item.held is held:
-                    prepared = self._parts.service.prepare(item.delivery)
-                    if isinstance(prepared, Effects):
-                        self._leave(prepared)
-                    else:
-                        batch.append(prepared)
-            if batch:
-                self._submit(batch, held=held)
-
-    def _submit(self, batch: list[Prepared], *, held: bool = True) -> None:
+    def _submit(self, items: Sequence[Item]) -> None:
         if self._loop is None:
             self._loop = self._parts.make_loop()
-        self._loop.submit(batch, held=held)
+        self._loop.submit(items)
 
     def _leave(self, effects: Effects) -> None:
         self.desk.outbox.append(Done(effects))
@@ -418,8 +463,11 @@ class Pump:
         self._suspects.clear()
         self._unfed = []
         if back:
-            self._parts.consumer.give_back(back)
-            telemetry.emit("delivery.given_back", count=len(back))
+            self._give_back(back)
+
+    def _give_back(self, deliveries: list[Delivery]) -> None:
+        self._parts.consumer.give_back(deliveries)
+        telemetry.emit("delivery.given_back", count=len(deliveries))
 
     # -- outages and the end ----------------------------------------------------------------------
 
@@ -449,10 +497,10 @@ class Pump:
             self._stop_by = _monotonic()
         if self._stop_by is None:
             return False
-        idle = not any(lane.busy_since for lane in self._parts.lanes)
-        empty = self.desk.inbox.empty() and not self.desk.outbox and not self._pending
-        running = self._loop is not None and self._loop.count
-        return (idle and empty and not running) or _monotonic() >= self._stop_by
+        # In this order: whatever ends is in the outbox before it is counted as ended.
+        running = self._parts.window.held or (self._loop is not None and self._loop.count)
+        left = self.desk.outbox or self._pending
+        return not (running or left) or _monotonic() >= self._stop_by
 
     def _end(self) -> None:
         self._parts.pulse.spent()

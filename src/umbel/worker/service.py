@@ -22,6 +22,7 @@ from umbel.calling import tell_publishing
 from umbel.canvas.advance import Policy, Unable, advance
 from umbel.clock import SYSTEM_CLOCK
 from umbel.exceptions import (
+    EncodeError,
     InvalidTaskError,
     NotRegistered,
     SerializationError,
@@ -31,8 +32,10 @@ from umbel.exceptions import (
 )
 from umbel.executor import run_after_hooks
 from umbel.message import Delivery, Effects, Ending, Outcome
+from umbel.serializers import JSON_TYPE
 from umbel.servers.seams import Refusal
 from umbel.values import value
+from umbel.wire.names import is_clean
 from umbel.wire.task import Request, decode, peek_id
 from umbel.worker.board import MAX_ID
 
@@ -57,6 +60,12 @@ class Prepared:
     soft: float | None
     hard: float | None
 
+    def label(self) -> tuple[bytes, bytes]:
+        """Return what the board calls it: id and name."""
+        # The message's own id, if it has one: deaths are charged by that.
+        task_id = self.delivery.message.id or self.id
+        return task_id.encode(errors="replace"), self.bound.name.encode(errors="replace")
+
 
 class Service:
     """What one worker process knows about running tasks. Immutable, shared by its threads."""
@@ -79,6 +88,8 @@ class Service:
         self._nameless = BoundTask("", None, _no_run)
         #: Some task is acknowledged before it runs.
         self.acknowledges_early = not all(task.acks_late for task in tasks.values())
+        #: Some task is a coroutine task.
+        self.runs_coroutines = any(task.is_async for task in tasks.values())
 
     def refuse(self, delivery: Delivery, now: float) -> Effects | None:
         """Return the effects of a delivery that must not run now, or None if it may run."""
@@ -98,10 +109,9 @@ class Service:
             return self._end(delivery, _revoked("expired"))
         return self._over_budget(delivery) if delivery.crashes or delivery.losses else None
 
-    def runs_at_most_once(self, delivery: Delivery, now: float) -> bool:
-        """Tell whether this will run and wants to be acknowledged before."""
-        bound = self._bound_for(delivery)
-        return not bound.acks_late and self.refuse(delivery, now) is None
+    def runs_at_most_once(self, delivery: Delivery) -> bool:
+        """Tell whether this wants to be acknowledged before it runs."""
+        return not self._bound_for(delivery).acks_late
 
     def prepare(self, delivery: Delivery) -> Prepared | Effects:
         """Decode a delivery and find its task; effects if it cannot run here."""
@@ -187,7 +197,8 @@ class Service:
         If it ``ran``, its hooks have seen another outcome, and are not called again.
         """
         try:
-            request = decode(delivery.message, self._accept)
+            safe = ran or delivery.message.content_type == JSON_TYPE
+            request = decode(delivery.message, self._accept) if safe else self._read(delivery)
         except (SerializationError, InvalidTaskError) as error:
             return self._poison(delivery, error)
         bound = self.tasks.get(request.task or "", self._nameless)
@@ -196,6 +207,19 @@ class Service:
         elif outcome.state == states.REVOKED:
             tell_revoked(bound, request, outcome)
         return self._follow(delivery, request, outcome, bound)
+
+    def _read(self, delivery: Delivery) -> Request:
+        """Return what can be known of a message that must not be decoded.
+
+        That may run code of its sender's, and be why it killed its process. So it has no errbacks
+        and no later links.
+        """
+        message = delivery.message
+        name, task_id = message.headers.get("task"), peek_id(message)
+        if not task_id:
+            raise InvalidTaskError("it has no id outside of its body")
+        task = name if is_clean(name) else ""
+        return Request(id=task_id, task=task, reply_to=message.reply_to)
 
     def _follow(
         self,
@@ -212,16 +236,17 @@ class Service:
         try:
             effects = advance(delivery, request, outcome, bound, self._policy, held=held)
         except Unable as unable:
-            return self._follow(delivery, request, unable.outcome, bound, held=held)
-        if outcome.state == states.RETRY:
-            changes: dict[str, Any] = {
-                "args": request.args,
-                "kwargs": request.kwargs,
-                **(outcome.changes or {}),
-            }
-            for again in effects.publish:
-                tell_publishing(again, (changes["args"], changes["kwargs"]))
-        return effects
+            instead = unable.outcome
+        except BaseException as error:
+            # Users' __json__, __str__ and the like are called in there, and raise anything.
+            if isinstance(outcome.error, EncodeError):
+                raise  # nothing of theirs is left in it
+            instead = _untold(outcome, error)
+        else:
+            if outcome.state == states.RETRY:
+                _tell_retried(request, outcome, effects)
+            return effects
+        return self._follow(delivery, request, instead, bound, held=held)
 
     def _poison(self, delivery: Delivery, error: Exception) -> Effects:
         signals.task_rejected.send(self._node, message=delivery.message, exc=error)
@@ -278,10 +303,10 @@ class Service:
                     request,
                     outcome.error,
                     outcome.traceback,
-                    *errback.get("args", ()),
-                    **errback.get("kwargs", {}),
+                    *(errback.get("args") or ()),
+                    **(errback.get("kwargs") or {}),
                 )
-            except Exception:
+            except BaseException:  # SystemExit must not end the worker
                 logger.exception("The errback %s of %s failed", bound.name, request.id)
         return others
 
@@ -306,6 +331,26 @@ def _times(count: int) -> str:
 
 def _revoked(reason: str) -> Outcome:
     return Outcome(states.REVOKED, error=TaskRevokedError(reason))
+
+
+def _tell_retried(request: Request, outcome: Outcome, effects: Effects) -> None:
+    changes = outcome.changes or {}
+    arguments = changes.get("args", request.args), changes.get("kwargs", request.kwargs)
+    for again in effects.publish:
+        tell_publishing(again, arguments)
+
+
+def _untold(outcome: Outcome, error: BaseException) -> Outcome:
+    """Return the failure of a task whose outcome has no text that could be stored."""
+    what = "returned" if outcome.error is None else "raised"
+    text = f"what the task {what} cannot be stored: {type(error).__name__} while it was written"
+    return Outcome(
+        states.FAILURE,
+        error=EncodeError(text),
+        traceback=outcome.traceback,
+        runtime=outcome.runtime,
+        done_at=outcome.done_at,
+    )
 
 
 def _verdict(verdict: str) -> Outcome:

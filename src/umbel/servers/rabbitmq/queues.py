@@ -27,6 +27,7 @@ CAPABILITIES = Capabilities(
     dead_letters=True,
     durable_ledger=False,
     stored="RabbitMQ has confirmed it: written to disk, for quorum queues by a majority of nodes.",
+    counts_returns=True,
 )
 
 
