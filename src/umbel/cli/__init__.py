@@ -6,9 +6,10 @@ find_app   from ``-A`` to an application
 worker     run tasks            running, banner, logs
 call       send a task          result          show what became of one
 queues     what waits where     purge           delete messages
-why        why a task does not run
 dead       messages given up    revoke          call tasks off
-demo       umbel at work on the standard library
+status     who works            top             who works on what, live
+why        why a task does not run
+shell      an interpreter       demo            umbel at work on the standard library
 
 asking, moments, names, texts   what several of them ask, read and print
 """

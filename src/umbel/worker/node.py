@@ -79,6 +79,8 @@ class Node:
             plan.board, lanes=plan.lanes, ends_processes=plan.ends_processes
         )
         self._turn_at = 0.0
+        #: Tasks that processes have ended which are buried.
+        self._processed = 0
         #: What the last turn saw at work.
         self._seen: list[_Sight] = []
 
@@ -143,6 +145,7 @@ class Node:
             count = self._transport.recover(dead)
             telemetry.emit("consumer.buried", count=len(dead), deliveries=count)
         for slot in graves:
+            self._processed += slot.processed
             slot.clear()
 
     def _renew(self) -> None:
@@ -158,7 +161,7 @@ class Node:
         living = self._plan.board.in_state(*LIVING)
         record = {
             **self._plan.record,
-            "processed": sum(slot.processed for slot in self._plan.board.slots),
+            "processed": self._processed + sum(slot.processed for slot in self._plan.board.slots),
             "processes": [_process(slot) for slot in living],
         }
         ledger.announce(self._plan.name, record, expires_in=self._plan.lease)
