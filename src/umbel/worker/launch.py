@@ -210,7 +210,7 @@ class Worker:
             ),
             transport=servers.broker.transport,
             ledger=servers.ledger,
-            bus=servers.broker.bus,
+            bus=servers.broker.bus if self.app.conf.worker_enable_remote_control else None,
         )
 
     def service(self) -> Service:
