@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from umbel.app import Umbel, shared_task
-from umbel.canvas import Signature, chain, group, maybe_signature, signature
+from umbel.canvas import (
+    Signature,
+    chain,
+    chord,
+    chunks,
+    group,
+    maybe_signature,
+    signature,
+    xmap,
+    xstarmap,
+)
 from umbel.context import current_app, current_task
 from umbel.log import get_task_logger
 from umbel.result import AsyncResult, EagerResult, GroupResult, ResultSet
@@ -26,6 +36,8 @@ __all__ = [
     "Task",
     "Umbel",
     "chain",
+    "chord",
+    "chunks",
     "current_app",
     "current_task",
     "get_task_logger",
@@ -33,4 +45,6 @@ __all__ = [
     "maybe_signature",
     "shared_task",
     "signature",
+    "xmap",
+    "xstarmap",
 ]

@@ -20,6 +20,7 @@ from umbel import checks, context, eager, ids, registry, result
 from umbel.bridge import ResultBridge
 from umbel.bridge.aio import AsyncPublisher
 from umbel.calling import BoundCall, tell_publishing
+from umbel.canvas.plan import Call
 from umbel.canvas.signature import Signature, maybe_signature
 from umbel.config import Config, Snapshot, import_named
 from umbel.control import Control
@@ -28,7 +29,14 @@ from umbel.message import Message
 from umbel.opened import Opened, Servers, clock_of
 from umbel.options import CallOptions, call_arguments
 from umbel.publisher import ONCE, Publisher, RetryPolicy
-from umbel.registry import AnyTask, TaskOptions, TaskRegistry, check_task, task_from_function
+from umbel.registry import (
+    AnyTask,
+    TaskOptions,
+    TaskRegistry,
+    builtin_tasks,
+    check_task,
+    task_from_function,
+)
 from umbel.routing import Route, Router
 from umbel.signals import Signal, import_modules
 from umbel.task import AsyncTask, Task
@@ -108,6 +116,8 @@ class Umbel:
         self.control = Control(self.servers)
         self._router: tuple[Snapshot, Router] | None = None
         self._publisher: tuple[Snapshot, Publisher] | None = None
+        for task in builtin_tasks():
+            self.register_task(task)
         #: Publishes for coroutines.
         self.courier = AsyncPublisher(self._publish)
         if config_source is not None:
@@ -237,26 +247,15 @@ class Umbel:
             self._foreign[name] = call
         return call
 
-    def follow_up(
-        self,
-        signature: Mapping[str, Any],
-        args: Sequence[Any],
-        request: Request,
-        options: Mapping[str, Any],
-    ) -> Message:
-        """Return the message of a signature that follows from a request.
+    def follow_up(self, planned: Call, request: Request) -> Message:
+        """Return the message of a call that follows from a request.
 
-        ``args`` are put in front of its own, unless it is immutable. What its route leads through
-        exists on return, as far as that is possible.
+        What its route leads through exists on return, as far as that is possible.
         """
-        own = signature.get("args") or ()
-        merged = {"reply_to": request.reply_to, **_stamps(request)}
-        merged.update(signature.get("options") or {}, **options)
-        call = self.call_for(signature["task"])
-        arguments = own if signature.get("immutable") else (*args, *own)
-        kwargs = signature.get("kwargs") or {}
-        message, route = call.message(arguments, kwargs, merged, request=request)
-        tell_publishing(message, (arguments, kwargs), declare=route.topology.queues)
+        options = {"reply_to": request.reply_to, **_stamps(request), **planned.options}
+        call = self.call_for(planned.task)
+        message, route = call.message(planned.args, planned.kwargs, options, request=request)
+        tell_publishing(message, (planned.args, planned.kwargs), declare=route.topology.queues)
         with suppress(TransportError):  # if that matters, its commit will be refused, and say so
             self.publisher.declare(route)
         return message

@@ -18,7 +18,7 @@ from umbel.clock import SYSTEM_CLOCK
 from umbel.exceptions import EncodeError
 from umbel.message import Outcome
 from umbel.opened import clock_of
-from umbel.serializers import compress, get, json_dumps
+from umbel.serializers import compress, get, json_dumps, json_loads
 from umbel.wire.task import Request
 
 #: States in which a task has not returned: it takes no part, or will run again.
@@ -81,6 +81,7 @@ class BoundTask:
     throws: tuple[type[BaseException], ...] = ()
     #: How its results are encoded and, unless None, compressed.
     dumps: Callable[[Any], bytes] = json_dumps
+    loads: Callable[[bytes], Any] = json_loads
     compression: str | None = None
     #: Seconds a stored result lives; None = for ever.
     result_expires: float | None = 86400.0
@@ -154,6 +155,7 @@ def bind(
         else option("rate_limit", "task_default_rate_limit"),
         throws=tuple(task.throws or ()),
         dumps=get(settings["result_serializer"]).dumps,
+        loads=get(settings["result_serializer"]).loads,
         compression=_usable(settings["result_compression"]),
         result_expires=expires,
         failure_expires=expires if failed is None else failed,
@@ -161,6 +163,22 @@ def bind(
         now=clock_of(settings).now,
         before=before + _before(task, base),
         after=after + _after(task, base),
+    )
+
+
+def nameless(run: Callable[..., Any], settings: Mapping[str, Any]) -> BoundTask:
+    """Compile what stands for no task: how results are kept, and nothing else."""
+    serializer = get(settings["result_serializer"])
+    expires, failed = settings["result_expires"], settings["result_failure_expires"]
+    return BoundTask(
+        "",
+        None,
+        run,
+        dumps=serializer.dumps,
+        loads=serializer.loads,
+        compression=_usable(settings["result_compression"]),
+        result_expires=expires,
+        failure_expires=expires if failed is None else failed,
     )
 
 

@@ -26,8 +26,6 @@ from umbel.topology import ExchangeType
 
 #: Longest delay in seconds: a hundred years.
 _LONGEST = 100 * 366 * 86400.0
-#: Signatures that a worker would take for the names of tasks.
-_WORKFLOWS = frozenset({"chain", "group", "chord"})
 
 
 def _number(value: Any) -> Any:
@@ -119,13 +117,10 @@ def _exception_classes(value: Any) -> tuple[type[BaseException], ...]:
 
 
 def _links(value: Any) -> Any:
-    """Take a signature or several; what no worker could follow is not there yet."""
+    """Take a signature or several."""
     for each in [value] if isinstance(value, Mapping) else value:
         if not isinstance(each, Mapping) or not isinstance(each.get("task"), str):
             raise TypeError(each)
-        kind = each.get("subtask_type")
-        if kind in _WORKFLOWS:
-            raise NotImplementedError(f"a {kind} as a callback is not supported yet")
     return value
 
 

@@ -17,10 +17,10 @@ from typing import Any
 
 from umbel import states
 from umbel.bound import BoundTask, unstorable
-from umbel.canvas.errbacks import call_here
+from umbel.canvas.plan import replacement, settle
 from umbel.canvas.signature import listed_signatures, maybe_signature
 from umbel.context import current_request
-from umbel.exceptions import EncodeError, Ignore, Reject
+from umbel.exceptions import EncodeError, Ignore, Reject, Replaced
 from umbel.executor import execute, execute_async
 from umbel.ids import new_id, node_name
 from umbel.message import Outcome, ResultRecord
@@ -52,6 +52,8 @@ def run(
     parent = current_request.get()
     request = _request(task, args, kwargs, options, parent)
     request, outcome = _run_to_end(task, bound, request, options.get("serializer"))
+    if isinstance(outcome.error, Replaced):
+        return _replaced(task, request, outcome.error.signature)
     result = _result(task, bound, request, outcome)
     if parent is not None and task.trail and options.get("add_to_parent", True):
         parent.children.append(result)
@@ -216,6 +218,12 @@ def _record(
     return ResultRecord(request.id, meta, state, expires)
 
 
+def _replaced(task: Any, request: Request, signature: Any) -> EagerResult[Any]:
+    node = replacement(signature, request, partial(settle, new_id=new_id))
+    result: EagerResult[Any] = maybe_signature(node, task.app).apply()
+    return result
+
+
 def _follow_up(task: Any, request: Request, outcome: Outcome) -> None:
     if outcome.state == states.SUCCESS:
         for callback in request.callbacks or ():
@@ -224,10 +232,5 @@ def _follow_up(task: Any, request: Request, outcome: Outcome) -> None:
             *rest, following = request.chain
             maybe_signature(following, task.app).apply((outcome.value,), chain=rest or None)
     elif outcome.state == states.FAILURE:
-        for errback in call_here(request, outcome, partial(_bound, task.app)):
+        for errback in request.errbacks or ():
             maybe_signature(errback, task.app).apply((request.id,))
-
-
-def _bound(app: Any, name: str) -> BoundTask | None:
-    task = app.tasks.get(name)
-    return None if task is None else task.bound_task()

@@ -5,6 +5,7 @@
          ├─ TaskPredicate ............. raised in a task to say how it ends
          │   ├─ Retry
          │   ├─ Ignore
+         │   │   └─ Replaced
          │   └─ Reject
          ├─ TaskError
          │   ├─ NotRegistered (also KeyError)
@@ -27,6 +28,7 @@
          │   ├─ PublishError
          │   │   ├─ Unroutable
          │   │   └─ MessageTooLarge
+         │   ├─ QueueFull
          │   ├─ TopologyConflict
          │   └─ StorageError
          ├─ BackendError
@@ -100,6 +102,14 @@ class Retry(TaskPredicate):
 
 class Ignore(TaskPredicate):
     """The task ends and stores no result."""
+
+
+class Replaced(Ignore):
+    """The task gave its place to a workflow, which will have its id and its result."""
+
+    def __init__(self, signature: Any = None) -> None:
+        super().__init__()
+        self.signature = signature
 
 
 class Reject(TaskPredicate):
@@ -235,6 +245,10 @@ class Unroutable(PublishError):  # noqa: N818 -- AMQP's word
 
 class MessageTooLarge(PublishError):  # noqa: N818 -- states what happened
     """The message is larger than the server takes. Send a reference to the data instead."""
+
+
+class QueueFull(TransportError):  # noqa: N818 -- states what happened
+    """The broker refuses more messages on this queue. Raise its limit or slow the callers."""
 
 
 class TopologyConflict(TransportError):  # noqa: N818 -- states what happened

@@ -122,6 +122,35 @@ class Ending(Enum):
 
 
 @value
+class Join:
+    """A set of members that a body waits for. Each member counts once."""
+
+    #: The group's id.
+    id: str
+    size: int
+    #: What is needed to make the body when all have ended: opaque.
+    context: bytes
+    #: Seconds until the server may forget it; None = never.
+    expires_in: float | None = 86400.0
+
+
+@value
+class Arrival:
+    """A member of a join that has ended, however."""
+
+    join: str
+    #: Counts once.
+    member: str
+    #: Its place among the results; None = behind those that have one.
+    index: int | None
+    #: How it ended: opaque.
+    part: bytes
+    #: As in ``Join``: that of the last arrival counts.
+    context: bytes
+    expires_in: float | None = 86400.0
+
+
+@value
 class Effects:
     """What follows from an outcome. Committed together, and only if the delivery is still ours."""
 
@@ -131,5 +160,11 @@ class Effects:
     reason: str = ""
     results: tuple[ResultRecord, ...] = ()
     publish: tuple[Message, ...] = ()
+    #: Joins that begin, and members that have ended.
+    opens: tuple[Join, ...] = ()
+    arrivals: tuple[Arrival, ...] = ()
+    #: The id of a join whose body this is: the effects take place only if it is complete and nobody
+    #: has closed it. "" = none.
+    closes: str = ""
     #: The delivery that is held no more.
     acknowledged: Delivery | None = None

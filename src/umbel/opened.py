@@ -22,7 +22,7 @@ from umbel.exceptions import ContentDisallowed
 from umbel.serializers import accepted, get
 from umbel.servers.companion import Accompanied
 from umbel.servers.ordered import OrderedCommit, SettlingByCommit
-from umbel.servers.seams import Committer, Ledger, ResultStore, Server
+from umbel.servers.seams import Committer, Joins, Ledger, ResultStore, Server
 from umbel.wire.result import decode_meta
 
 
@@ -34,6 +34,8 @@ class Servers:
     results: ResultStore
     ledger: Ledger | None
     committer: Committer
+    #: They are beside the results, as Celery has them.
+    joins: Joins | None
     #: The server of the results, where it is another than the broker.
     store: Server | None = None
     #: The server of the ledger, where it is another than the broker.
@@ -130,9 +132,16 @@ def _servers(places: _Places) -> Servers:
     if companion is not None and companion.ledger is not None:
         broker = Accompanied(broker, companion.ledger)
     if store is None:
-        return Servers(broker, broker.results, broker.ledger, broker.committer, None, companion)
-    committer = OrderedCommit(broker.transport, store.results, SettlingByCommit(broker.committer))
-    return Servers(broker, store.results, broker.ledger, committer, store, companion)
+        return Servers(
+            broker, broker.results, broker.ledger, broker.committer, broker.joins, None, companion
+        )
+    committer = OrderedCommit(
+        broker.transport,
+        store.results,
+        SettlingByCommit(broker.committer),
+        joining=store.committer if store.joins is not None else None,
+    )
+    return Servers(broker, store.results, broker.ledger, committer, store.joins, store, companion)
 
 
 def _decoder(places: _Places) -> Callable[[bytes], dict[str, Any]]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias, TypedDict, cast
 
 from umbel import checks
+from umbel.canvas import maybe_signature
+from umbel.canvas.plan import ACCUMULATE, CHUNKS, MAP, STARMAP
 from umbel.exceptions import AlreadyRegistered, NotRegistered
 from umbel.models import with_models
 from umbel.options import check_call
@@ -190,3 +192,47 @@ def _check_names(options: Mapping[str, Any], base: type) -> None:
         if name not in known and not hasattr(base, name):
             hint = suggestion(name, known)
             raise TypeError(f"@task has no option {name!r}, nor has its base{hint}")
+
+
+# --- tasks that every application has, as parts of workflows are made of them
+
+
+def _called(self: Task[..., Any], task: Mapping[str, Any]) -> Any:
+    return maybe_signature(dict(task), self.app)
+
+
+def run_map(self: Task[..., Any], task: Mapping[str, Any], it: Iterable[Any]) -> list[Any]:
+    """Call a task for each item."""
+    call = _called(self, task)
+    return [call(each) for each in it]
+
+
+def run_starmap(self: Task[..., Any], task: Mapping[str, Any], it: Iterable[Any]) -> list[Any]:
+    """Call a task for each item, which are its arguments."""
+    call = _called(self, task)
+    return [call(*each) for each in it]
+
+
+def run_chunks(self: Task[..., Any], task: Mapping[str, Any], it: Iterable[Any], n: int) -> Any:
+    """Run a task for ``n`` items at a time, elsewhere; the chunks' results are this task's."""
+    chunks = {"task": dict(task), "it": list(it), "n": n}
+    return self.replace(maybe_signature({**_EMPTY, "task": CHUNKS, "kwargs": chunks}, self.app))
+
+
+def accumulate(*args: Any, index: int | None = None) -> Any:
+    """Return the arguments, or one of them: a group's values as one."""
+    return args if index is None else args[index]
+
+
+_EMPTY: dict[str, Any] = {"args": [], "options": {}, "subtask_type": None, "immutable": True}
+
+
+def builtin_tasks() -> list[Task[..., Any]]:
+    """Return them, made anew for an application."""
+    bound = {"bind": True, "typing": False}
+    return [
+        task_from_function(run_map, MAP, bound),
+        task_from_function(run_starmap, STARMAP, bound),
+        task_from_function(run_chunks, CHUNKS, bound),
+        task_from_function(accumulate, ACCUMULATE, {"typing": False}),
+    ]

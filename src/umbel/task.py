@@ -17,7 +17,6 @@ from typing import (
     TYPE_CHECKING,
     Any,
     ClassVar,
-    Generic,
     Literal,
     NoReturn,
     ParamSpec,
@@ -32,7 +31,7 @@ from umbel.arguments import parameters_of
 from umbel.bound import BoundTask, bind
 from umbel.bridge import aio
 from umbel.calling import BoundCall
-from umbel.canvas.signature import Signature, plain_call
+from umbel.canvas.composable import Composable
 from umbel.clock import SYSTEM_CLOCK
 from umbel.context import Application, current_app, current_request, reporter
 from umbel.exceptions import MaxRetriesExceededError, Retry
@@ -60,7 +59,7 @@ class _Direct:
 _direct: ContextVar[_Direct | None] = ContextVar("umbel.direct_call", default=None)
 
 
-class Task(Generic[P, R]):
+class Task(Composable[P, R]):
     """A unit of work. Subclass it for class-based tasks, with ``run`` and, if wanted, hooks."""
 
     #: As in messages; None = made from the module's and the function's name.
@@ -236,31 +235,6 @@ class Task(Generic[P, R]):
             call = BoundCall(app, self.name, self, parameters)
             self._call = call
         return call
-
-    # --- signatures
-
-    def signature(
-        self,
-        args: Sequence[Any] | None = None,
-        kwargs: Mapping[str, Any] | None = None,
-        *,
-        immutable: bool = False,
-        **options: Any,
-    ) -> Signature[R]:
-        """Return a call to be made later; unless ``immutable`` it takes more arguments in front."""
-        return Signature(self.name, args, kwargs, options, immutable=immutable, app=self._app)
-
-    subtask = signature
-
-    def s(self, *args: Any, **kwargs: Any) -> Signature[R]:
-        """Return a call with these arguments, to be made later."""
-        return plain_call(self.name, args, kwargs, self._app)
-
-    def si(self, *args: P.args, **kwargs: P.kwargs) -> Signature[R]:
-        """Return a call with exactly these arguments, to be made later."""
-        made: Signature[R] = plain_call(self.name, args, kwargs, self._app)
-        made["immutable"] = True
-        return made
 
     # --- while it runs
 

@@ -11,12 +11,13 @@ from umbel import servers
 from umbel.clock import Clock
 from umbel.ids import new_id
 from umbel.servers.ordered import OrderedCommit, SettlingByCommit
-from umbel.servers.seams import Committer, Ledger, ResultStore, Server, Transport
+from umbel.servers.seams import Committer, Joins, Ledger, ResultStore, Server, Transport
 from umbel.testing.clock import FakeClock
 from umbel.testing.contract import (
     Backend,
     CommitContract,
     FaultContract,
+    JoinContract,
     LeaseContract,
     LedgerContract,
     ModelContract,
@@ -32,7 +33,9 @@ class TestMemory(ServerContract):
         return memory(lambda server: server, FakeClock.running())
 
 
-class TestTwoMemories(CommitContract, LeaseContract, LedgerContract, ModelContract, FaultContract):
+class TestTwoMemories(
+    CommitContract, LeaseContract, LedgerContract, JoinContract, ModelContract, FaultContract
+):
     """One is the broker, another the result store: an ordered commit between them."""
 
     @pytest.fixture
@@ -43,7 +46,7 @@ class TestTwoMemories(CommitContract, LeaseContract, LedgerContract, ModelContra
 
 
 class TestRepeatingMemory(
-    CommitContract, LeaseContract, LedgerContract, ResultContract, ModelContract
+    CommitContract, LeaseContract, LedgerContract, JoinContract, ResultContract, ModelContract
 ):
     """Every request that may be repeated often is, and all of them are slow."""
 
@@ -66,8 +69,13 @@ class Pair:
         self.ledger: Ledger | None = broker.ledger
         self.bus = broker.bus
         self.committer: Committer = OrderedCommit(
-            broker.transport, store.results, SettlingByCommit(broker.committer), clock=clock
+            broker.transport,
+            store.results,
+            SettlingByCommit(broker.committer),
+            clock=clock,
+            joining=store.committer,
         )
+        self.joins: Joins | None = store.joins
         self.close = broker.close
 
 

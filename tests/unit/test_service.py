@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 from umbel import Umbel, states
 from umbel.bound import BoundTask
 from umbel.canvas.advance import Policy
+from umbel.canvas.plan import Call
 from umbel.exceptions import Ignore, Reject
 from umbel.executor import execute
 from umbel.message import Delivery, Effects, Ending, Message, Outcome
@@ -32,13 +32,9 @@ def bound(run: Any = add, **options: Any) -> BoundTask:
     return BoundTask("tasks.add", SimpleNamespace(run=run), run, **options)
 
 
-def follow_up(
-    signature: Mapping[str, Any], args: Sequence[Any], _: Request, options: Mapping[str, Any]
-) -> Message:
-    body = json.dumps([[*args, *signature["args"]], options.get("chain")]).encode()
-    return Message(
-        id=signature["options"].get("task_id", ""), body=body, headers={}, routing_key="q"
-    )
+def follow_up(planned: Call, _: Request) -> Message:
+    body = json.dumps([planned.args, planned.options.get("chain")]).encode()
+    return Message(id=planned.options.get("task_id", ""), body=body, headers={}, routing_key="q")
 
 
 def service(*tasks: BoundTask) -> Service:

@@ -6,54 +6,43 @@ nobody. The worker commits what it returns; ``apply`` publishes and stores it.
     SUCCESS   the result; link callbacks with it in front; the next link of the chain
     RETRY     the same task again, later; the attempt's exception as its state
     FAILURE   the exception, also for every later id of the chain; errbacks
-    REVOKED   the reason
+    REVOKED   the reason, also for every later id
     REJECTED  back to the queue, or to the dead letters
-    IGNORED   nothing
+    IGNORED   nothing; or what the task replaced itself with
+
+Whatever ends a member of a chord's header is its arrival there. When the last one has arrived,
+``after_join`` says what follows: the body, or the failure of all that waited for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from umbel import states
 from umbel.bound import BoundTask, unstorable
-from umbel.exceptions import EncodeError, SoftTimeLimitExceeded, TimeLimitExceeded
-from umbel.message import Delivery, Effects, Ending, Message, Outcome, ResultRecord
-from umbel.wire.result import compress_meta, encode_meta, task_tuple
+from umbel.canvas.following import REASON, Following, Policy, Unable, unsendable
+from umbel.canvas.joins import arrival_instead, arrival_of, listed_tasks, released, values_of
+from umbel.canvas.plan import Node, final, replacement
+from umbel.exceptions import (
+    ChordError,
+    DecodeError,
+    EncodeError,
+    Replaced,
+    SoftTimeLimitExceeded,
+    TimeLimitExceeded,
+)
+from umbel.message import Arrival, Delivery, Effects, Ending, Join, Message, Outcome, ResultRecord
+from umbel.servers.seams import Joined
+from umbel.wire.result import compress_meta, encode_meta
 from umbel.wire.saferepr import bounded_repr
 from umbel.wire.task import Request, retry_message
-
-#: Characters of an exception in the reason why a message is among the dead letters.
-_REASON = 300
 
 #: Bytes of a result; servers refuse larger ones sooner or later, and would do so for ever.
 LARGEST = 128 << 20
 
-#: (signature, arguments in front, the request that causes it, further options) -> its message
-MessageFor = Callable[[Mapping[str, Any], Sequence[Any], Request, Mapping[str, Any]], Message]
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """What advancing needs to know of the application; compiled once per worker."""
-
-    message_for: MessageFor
-    #: The node's name, stored with extended results.
-    worker: str = ""
-    extended: bool = False
-    #: (the request that causes them, their number) -> the id of a follow-up that was given none.
-    #: For servers whose commit is ordered: a repeat is recognisable by it. None = a random one.
-    derived_id: Callable[[Request, int], str] | None = None
-
-
-class Unable(Exception):  # noqa: N818 -- tells who asks for effects, nobody else
-    """Nothing can follow from this outcome; ``outcome`` is what it becomes instead."""
-
-    def __init__(self, outcome: Outcome) -> None:
-        super().__init__(outcome.error)
-        self.outcome = outcome
+__all__ = ["Policy", "Unable", "advance", "after_join", "without_body"]
 
 
 def advance(
@@ -77,33 +66,61 @@ def advance(
     return effects if held else replace(effects, delivery=None, acknowledged=delivery)
 
 
-def _advance(
+def _advance(  # noqa: C901 -- one case per state: all of the semantics in one place
     delivery: Delivery, request: Request, outcome: Outcome, bound: BoundTask, policy: Policy
 ) -> Effects:
     match outcome.state:
         case states.SUCCESS:
-            publish = _follow_ups(request, outcome, policy) if _has_next(request) else ()
-            results = _results(request, outcome, bound, policy, publish)
-            return Effects(delivery, results=results, publish=publish)
+            return _succeeded(delivery, request, outcome, bound, policy)
         case states.RETRY:
             return _again(delivery, request, outcome, bound, policy)
         case states.FAILURE:
             return _failed(delivery, request, outcome, bound, policy)
         case states.REVOKED:
-            return Effects(delivery, results=_results(request, outcome, bound, policy))
+            return _stopped(delivery, request, outcome, bound, policy)
         case states.REJECTED if outcome.requeue:
             return Effects(delivery, ending=Ending.REQUEUE)
         case states.REJECTED:
             reason = f"rejected by the task: {outcome.error.reason!r}"  # type: ignore[union-attr]
             return _failed(delivery, request, outcome, bound, policy, dead=reason)
+        case states.IGNORED if isinstance(outcome.error, Replaced):
+            return _replaced(delivery, request, outcome.error.signature, policy)
         case states.IGNORED:
-            return Effects(delivery)
+            return Effects(delivery, arrivals=_arrival(request, outcome, bound, policy))
         case _:  # a custom state, progress: the task goes on
             return Effects(
                 delivery,
                 ending=Ending.KEEP,
                 results=(_record(request, outcome, bound, policy, task_id=request.id or ""),),
             )
+
+
+def _succeeded(
+    delivery: Delivery, request: Request, outcome: Outcome, bound: BoundTask, policy: Policy
+) -> Effects:
+    if not (request.callbacks or request.chain or request.chord):
+        return Effects(delivery, results=_results(request, outcome, bound, policy))
+    following = Following(request, policy)
+    for callback in request.callbacks or ():
+        following.add(callback, outcome.value)
+    if request.chain:
+        following.add_link(request.chain, outcome.value)
+    return Effects(
+        delivery,
+        results=_results(request, outcome, bound, policy, following.children),
+        publish=tuple(following.messages),
+        opens=tuple(following.joins),
+        arrivals=_arrival(request, outcome, bound, policy),
+    )
+
+
+def _replaced(delivery: Delivery, request: Request, node: Node, policy: Policy) -> Effects:
+    """Return what a task replaced itself with: it has its id, and all that follows from it."""
+    following = Following(request, policy)
+    with unsendable(node):
+        node = replacement(node, request, following.settle)
+        following.add_settled(node)
+    return Effects(delivery, publish=tuple(following.messages), opens=tuple(following.joins))
 
 
 def _again(
@@ -132,32 +149,158 @@ def _failed(
     *,
     dead: str | None = None,
 ) -> Effects:
-    errbacks, unsent = _errbacks(request, policy)
+    errbacks, joins, unsent = _errbacks(request, policy)
     reason = dead or outcome.dead or _unacknowledged(outcome, bound) or unsent
-    later = tuple(
-        _record(request, outcome, bound, policy, task_id=task_id)
-        for task_id in _later_ids(request.chain)
-    )
-    return Effects(
-        delivery,
+    stopped = _stopped(delivery, request, outcome, bound, policy)
+    return replace(
+        stopped,
         ending=Ending.DEAD if reason else Ending.ACK,
         reason=reason or "",
-        results=_results(request, outcome, bound, policy) + later,
         publish=errbacks,
+        opens=joins,
     )
 
 
-def _errbacks(request: Request, policy: Policy) -> tuple[tuple[Message, ...], str]:
+def _stopped(
+    delivery: Delivery | None,
+    request: Request,
+    outcome: Outcome,
+    bound: BoundTask,
+    policy: Policy,
+) -> Effects:
+    """Return the end of a task after which nothing comes: for all that was to come as well."""
+    results = _results(request, outcome, bound, policy)
+    arrivals = _arrival(request, outcome, bound, policy)
+    if request.chain:
+        never = listed_tasks(reversed(request.chain))
+        results += _results_instead(never, request, outcome, bound, policy)
+        arrivals += _arrivals_instead(never, request, outcome, bound, policy)
+    return Effects(delivery, results=results, arrivals=arrivals)
+
+
+def _errbacks(
+    request: Request, policy: Policy
+) -> tuple[tuple[Message, ...], tuple[Join, ...], str]:
     """Return the messages of errbacks, and why one cannot be sent, if so; the others are."""
-    messages: list[Message] = []
+    following = Following(request, policy)
     reason = ""
-    for n, errback in enumerate(request.errbacks or ()):
-        options = _id(errback, request, n, policy)
+    for errback in request.errbacks or ():
         try:
-            messages.append(_message(errback, [request.id], request, options, policy))
+            following.add(errback, request.id)
         except Unable as unable:
             reason = unable.outcome.dead or ""
-    return tuple(messages), reason
+    return tuple(following.messages), tuple(following.joins), reason
+
+
+def _arrival(
+    request: Request, outcome: Outcome, bound: BoundTask, policy: Policy
+) -> tuple[Arrival, ...]:
+    if request.chord is None:
+        return ()
+    state = outcome.state
+    if state not in (states.SUCCESS, states.REVOKED):
+        state = states.FAILURE
+    arrival = arrival_of(
+        request,
+        state,
+        outcome.value if outcome.error is None else outcome.error,
+        dumps=bound.dumps,
+        expires_in=policy.joins_expire,
+    )
+    return () if arrival is None else (arrival,)
+
+
+def _results_instead(
+    never: Sequence[Node], request: Request, outcome: Outcome, bound: BoundTask, policy: Policy
+) -> tuple[ResultRecord, ...]:
+    """Return the results of tasks that will never run."""
+    ids = (each["options"].get("task_id") for each in never)
+    return tuple(
+        _record(request, outcome, bound, policy, task_id=task_id)
+        for task_id in ids
+        if task_id and isinstance(task_id, str)
+    )
+
+
+def _arrivals_instead(
+    never: Sequence[Node], request: Request, outcome: Outcome, bound: BoundTask, policy: Policy
+) -> tuple[Arrival, ...]:
+    error = outcome.error or ChordError()
+    found = (
+        arrival_instead(each, error, request, dumps=bound.dumps, expires_in=policy.joins_expire)
+        for each in never
+    )
+    return tuple(each for each in found if each is not None)
+
+
+def after_join(
+    join_id: str,
+    joined: Joined,
+    bound: BoundTask,
+    policy: Policy,
+    *,
+    here: Callable[[Request, Outcome], list[Any]],
+    done_at: float,
+) -> Effects:
+    """Return what follows when all members of a join have ended.
+
+    ``bound`` says how results are kept. ``here`` calls the errbacks that are called in this process
+    and returns the others.
+    """
+    body, request = released(joined)
+    following = Following(request, policy)
+    try:
+        values = values_of(joined, bound.loads)
+        following.add(body, values)
+    except (ChordError, DecodeError) as error:
+        outcome = Outcome(states.FAILURE, error=error, done_at=done_at)
+    except Unable as unable:
+        outcome = replace(unable.outcome, done_at=done_at)
+    else:
+        return Effects(
+            None,
+            publish=tuple(following.messages),
+            opens=tuple(following.joins),
+            closes=join_id,
+        )
+    return without_body(join_id, body, request, outcome, bound, policy, here=here)
+
+
+def without_body(
+    join_id: str,
+    body: Node,
+    request: Request,
+    outcome: Outcome,
+    bound: BoundTask,
+    policy: Policy,
+    *,
+    here: Callable[[Request, Outcome], list[Any]],
+) -> Effects:
+    """Return the failure of all that waited for a join; the body's errbacks get its id."""
+    never = listed_tasks([body])
+    end = final(body)["options"]
+    failed = Request(
+        id=end.get("task_id") or "",
+        task="",
+        root_id=request.root_id,
+        parent_id=request.id,
+        reply_to=end.get("reply_to") or request.reply_to,
+        errbacks=_signatures(end.get("link_error")),
+    )
+    failed.errbacks = here(failed, outcome) if failed.errbacks else None
+    publish, joins, _ = _errbacks(failed, policy)
+    return Effects(
+        None,
+        results=_results_instead(never, failed, outcome, bound, policy),
+        publish=publish,
+        opens=joins,
+        arrivals=_arrivals_instead(never, failed, outcome, bound, policy),
+        closes=join_id,
+    )
+
+
+def _signatures(given: Any) -> list[Any] | None:
+    return None if not given else [given] if isinstance(given, Mapping) else list(given)
 
 
 def _unacknowledged(outcome: Outcome, bound: BoundTask) -> str | None:
@@ -165,7 +308,7 @@ def _unacknowledged(outcome: Outcome, bound: BoundTask) -> str | None:
     timed_out = isinstance(outcome.error, (SoftTimeLimitExceeded, TimeLimitExceeded))
     if not bound.acks_late or (bound.acks_timeouts if timed_out else bound.acks_failures):
         return None
-    shown = bounded_repr(outcome.error, _REASON)
+    shown = bounded_repr(outcome.error, REASON)
     setting = "acks_on_timeout" if timed_out else "acks_on_failure"
     return f"the task failed, and {setting} (or acks_on_failure_or_timeout) is off: {shown}"
 
@@ -175,7 +318,7 @@ def _results(
     outcome: Outcome,
     bound: BoundTask,
     policy: Policy,
-    follow_ups: tuple[Message, ...] = (),
+    follow_ups: Sequence[Any] = (),
 ) -> tuple[ResultRecord, ...]:
     ignore = bound.ignore_result if request.ignore_result is None else request.ignore_result
     if ignore and not (bound.store_errors and outcome.error is not None):
@@ -183,7 +326,7 @@ def _results(
     children: list[Any] | tuple[()] = ()
     if request.children or follow_ups:
         children = [child.as_tuple() for child in request.children]
-        children += [task_tuple(message.id) for message in follow_ups]
+        children += follow_ups
     task_id = request.id or ""
     return (_record(request, outcome, bound, policy, task_id=task_id, children=children),)
 
@@ -219,50 +362,3 @@ def _record(
             "return a reference to the data instead"
         )
     return ResultRecord(task_id, meta, state, expires, request.reply_to)
-
-
-def _has_next(request: Request) -> bool:
-    return bool(request.callbacks or request.chain)
-
-
-def _follow_ups(request: Request, outcome: Outcome, policy: Policy) -> tuple[Message, ...]:
-    messages = [
-        _message(callback, [outcome.value], request, _id(callback, request, n, policy), policy)
-        for n, callback in enumerate(request.callbacks or ())
-    ]
-    if request.chain:
-        *rest, following = request.chain  # the next link is the last element (wire-protocol 5.3)
-        options = {"chain": rest or None}
-        messages.append(_message(following, [outcome.value], request, options, policy))
-    return tuple(messages)
-
-
-def _message(
-    signature: Mapping[str, Any],
-    args: Sequence[Any],
-    request: Request,
-    options: Mapping[str, Any],
-    policy: Policy,
-) -> Message:
-    try:
-        return policy.message_for(signature, args, request, options)
-    except Exception as error:  # it came in a message: whatever is wrong with it ends here
-        name, shown = bounded_repr(signature.get("task"), 127), bounded_repr(error, _REASON)
-        reason = f"its follow-up {name} cannot be sent: {shown}"
-        raise Unable(Outcome(states.FAILURE, error=error, dead=reason)) from error
-
-
-def _id(
-    signature: Mapping[str, Any], request: Request, number: int, policy: Policy
-) -> Mapping[str, Any]:
-    """Return the option that names a follow-up, if it shall have a derived id."""
-    if policy.derived_id is None or (signature.get("options") or {}).get("task_id"):
-        return {}
-    return {"task_id": policy.derived_id(request, number)}
-
-
-def _later_ids(chain: Sequence[Mapping[str, Any]] | None) -> Iterator[str]:
-    for link in reversed(chain or ()):
-        task_id = (link.get("options") or {}).get("task_id")
-        if task_id:
-            yield task_id

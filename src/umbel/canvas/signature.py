@@ -7,15 +7,28 @@ belongs to whoever holds it; nothing here is shared between threads.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
-from functools import partial
+from functools import partial, reduce
 from typing import Any, Generic, Self, TypeVar
 
+from umbel import states
+from umbel.canvas.plan import (
+    CHAIN,
+    CHORD,
+    GROUP,
+    Node,
+    body_of,
+    distribute,
+    final,
+    header_of,
+    links_of,
+    outline,
+    settle,
+)
 from umbel.context import Application, current_app
 from umbel.ids import new_id
-from umbel.result import AsyncResult
+from umbel.result import AsyncResult, EagerResult, result_from_tuple
 
-R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 S = TypeVar("S")
 C = TypeVar("C", bound="type[Signature[Any]]")
 
@@ -33,7 +46,7 @@ def kind(name: str) -> Callable[[C], C]:
     return register
 
 
-class Signature(dict[str, Any], Generic[R]):
+class Signature(dict[str, Any], Generic[R_co]):
     """A call of a task, to be made later, elsewhere, or as part of a workflow."""
 
     # Slots: a third of the time of making one, and there are as many as a group has members.
@@ -126,19 +139,19 @@ class Signature(dict[str, Any], Generic[R]):
 
     # --- sending
 
-    def delay(self, *args: Any, **kwargs: Any) -> AsyncResult[R]:
+    def delay(self, *args: Any, **kwargs: Any) -> AsyncResult[R_co]:
         """Send it, with these arguments in front of its own."""
         return self.apply_async(args, kwargs)
 
     def apply_async(
         self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> AsyncResult[R]:
+    ) -> AsyncResult[R_co]:
         """Send it, with further arguments and options."""
         merged_args, merged_kwargs, merged = self.merged(args, kwargs, options)
         app = self.app
         task = app.tasks.get(self.task)  # its apply_async may be its own
         send = partial(app.send_task, self.task) if task is None else task.apply_async
-        result: AsyncResult[R] = send(merged_args, merged_kwargs, **merged)
+        result: AsyncResult[R_co] = send(merged_args, merged_kwargs, **merged)
         return result
 
     def apply(
@@ -148,27 +161,29 @@ class Signature(dict[str, Any], Generic[R]):
         merged_args, merged_kwargs, merged = self.merged(args, kwargs, options)
         return self.type.apply(merged_args, merged_kwargs, **merged)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> R:
+    def __call__(self, *args: Any, **kwargs: Any) -> R_co:
         """Call the task's function here, with these arguments in front."""
         merged_args, merged_kwargs, _ = self.merged(args, kwargs, {})
-        value: R = self.type(*merged_args, **merged_kwargs)
+        value: R_co = self.type(*merged_args, **merged_kwargs)
         return value
 
-    def __invert__(self) -> R:
+    def __invert__(self) -> R_co:
         """Send it and wait for its result."""
         return self.apply_async().get()
 
     def __or__(self, other: Signature[S]) -> Signature[S]:  # type: ignore[override]
-        """Return the chain of this and another call."""
+        """Return the chain of this and another call, or the chord if this is a group."""
         if not isinstance(other, Mapping):
             return NotImplemented
-        return joined(self, other)
+        chained: Signature[S] = joined(self, other)
+        return chained
 
-    def __ror__(self, other: Any) -> Signature[R]:  # type: ignore[override]
+    def __ror__(self, other: Any) -> Signature[R_co]:  # type: ignore[override]
         """Return the chain of another call, given as a plain dict, and this one."""
         if not isinstance(other, Mapping):
             return NotImplemented
-        return joined(maybe_signature(other), self)
+        chained: Signature[R_co] = joined(maybe_signature(other), self)
+        return chained
 
     # --- making others of it
 
@@ -177,10 +192,10 @@ class Signature(dict[str, Any], Generic[R]):
     ) -> Self:
         """Return a copy with further arguments and options."""
         merged_args, merged_kwargs, merged = self.merged(args, kwargs, options)
-        copy = type(self).__new__(type(self))
+        copy = dict.__new__(type(self))
         dict.__init__(copy, self)
         copy.given_app = self.given_app
-        copy.update(args=merged_args, kwargs=merged_kwargs, options=deepcopy(merged))
+        copy.update(args=merged_args, kwargs=merged_kwargs, options=_copied(merged))
         return copy
 
     partial = clone
@@ -251,10 +266,8 @@ class Signature(dict[str, Any], Generic[R]):
         root_id: str | None = None,
         parent_id: str | None = None,
         group_index: int | None = None,
-    ) -> AsyncResult[R]:
+    ) -> AsyncResult[R_co]:
         """Give it its id now; return the result object."""
-        options = self.options
-        task_id: str = options.setdefault("task_id", _id or new_id())
         given = {
             "root_id": root_id,
             "parent_id": parent_id,
@@ -262,10 +275,19 @@ class Signature(dict[str, Any], Generic[R]):
             "chord": chord,
             "group_index": group_index,
         }
-        options.update({name: value for name, value in given.items() if value is not None})
-        if "reply_to" not in options and not self.app.conf.task_always_eager:
-            options["reply_to"] = self.app.servers().results.reply_to
-        return AsyncResult(task_id, app=self.app)
+        distribute(self, {name: value for name, value in given.items() if value is not None})
+        if _id is not None:
+            final(self)["options"].setdefault("task_id", _id)
+        app = self.app
+        reply_to = "" if app.conf.task_always_eager else app.servers().results.reply_to
+        settle(self, new_id, reply_to=reply_to)
+        result: AsyncResult[R_co] = result_from_tuple(outline(self), app)
+        return result
+
+    def stamp(self, visitor: StampingVisitor | None = None, **stamps: Any) -> Self:
+        """Mark every task of it with these stamps, or with those that the visitor gives."""
+        stamp(self, visitor or Stamps(stamps))
+        return self
 
     # --- as a value
 
@@ -284,7 +306,7 @@ class Signature(dict[str, Any], Generic[R]):
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any], app: Application | None = None) -> Self:
         """Return the signature that these six keys describe."""
-        made = cls.__new__(cls)
+        made = dict.__new__(cls)
         dict.__init__(made, fields)
         made.given_app = app
         return made
@@ -294,6 +316,11 @@ class Signature(dict[str, Any], Generic[R]):
         shown = [repr(each) for each in self.args]
         shown += [f"{name}={value!r}" for name, value in self.kwargs.items()]
         return f"{self.task}({', '.join(shown)})"
+
+
+def _copied(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy options and the lists in them; the signatures in these are shared, as nobody's own."""
+    return {name: [*it] if isinstance(it, list) else it for name, it in options.items()}
 
 
 def plain_call(
@@ -314,22 +341,82 @@ def plain_call(
     return made
 
 
-def joined(first: Signature[Any], then: Signature[S]) -> Signature[S]:
-    """Return the chain of two calls."""
-    made: Any = _kinds["chain"]
-    chained: Signature[S] = made(first, then)
-    return chained
+def joined(first: Signature[Any], then: Mapping[str, Any]) -> Any:
+    """Return ``first | then``, simplified as Celery does it."""
+    other: Any = maybe_signature(then)
+    if other.subtask_type == GROUP and isinstance(other.kwargs["tasks"], list):
+        (other,) = other.kwargs["tasks"] if len(other.kwargs["tasks"]) == 1 else (other,)
+    kind = first.subtask_type
+    if kind == GROUP:
+        return _chord(first, other)
+    if kind == CHAIN:
+        return _extended(first, other)
+    if kind == CHORD and other.subtask_type not in (CHAIN, GROUP):
+        return _with_longer_body(first, other)
+    links = [first, *other.links()] if other.subtask_type == CHAIN else [first, other]
+    of: Any = _kinds[CHAIN]
+    return of.of(links, first.given_app)
+
+
+def _extended(links: Any, then: Signature[Any]) -> Any:
+    """Return a chain with one more link; a chain is added link by link."""
+    if then.subtask_type == CHAIN:
+        added: Any = then
+        return reduce(joined, added.links(), links)
+    *before, last = links.tasks or [None]
+    if last is None:
+        return links.with_links([then])
+    kind = last["subtask_type"]
+    if kind == GROUP and last.kwargs["tasks"] == []:
+        return links.with_links([*before, then])
+    if kind == GROUP and then.subtask_type != GROUP:
+        made = _chord(last, then)
+        return links.with_links([*before, made]) if before else made
+    if kind == CHORD and then.subtask_type != CHORD:
+        return links.with_links([*before, _with_longer_body(last, then)])
+    return links.with_links([*links.tasks, then])
+
+
+def _chord(header: Signature[Any], body: Signature[Any]) -> Any:
+    of: Any = _kinds[CHORD]
+    return of(header, body, app=header.given_app)
+
+
+def _with_longer_body(chord: Any, then: Signature[Any]) -> Any:
+    made = chord.clone()
+    made.body = made.body | then
+    return made
+
+
+def eager_failure(node: Signature[Any], error: Any, parent: Any) -> EagerResult[Any]:
+    """Return the result of a settled workflow that cannot go on; its errbacks are called."""
+    end = final(node)
+    task_id = end["options"]["task_id"]
+    result: EagerResult[Any] = EagerResult(task_id, error, states.FAILURE)
+    result.parent = parent
+    for errback in listed_signatures(end["options"].get("link_error")):
+        maybe_signature(errback, node.given_app).apply((task_id,))
+    return result
+
+
+def first_of(result: Any) -> Any:
+    """Return the earliest result that this one has as an ancestor, or itself."""
+    while result.parent is not None:
+        result = result.parent
+    return result
 
 
 def maybe_signature(value: Any, app: Application | None = None) -> Any:
     """Return the signature that a dict describes, however it came here; else the value itself."""
-    if isinstance(value, Signature):
-        if app is not None and value.given_app is None:
-            value.given_app = app
-        return value
     if not isinstance(value, Mapping):
         return value
-    return _kinds.get(value.get("subtask_type") or "", Signature).from_dict(value, app)
+    cls = _kinds.get(value.get("subtask_type") or "", Signature)
+    if not isinstance(value, cls):
+        # Of another class may be one that was settled: a group that is a chord now.
+        return cls.from_dict(dict(value), app)
+    if app is not None and value.given_app is None:
+        value.given_app = app
+    return value
 
 
 def signature(varies: Any, *args: Any, **kwargs: Any) -> Signature[Any]:
@@ -347,3 +434,119 @@ def listed_signatures(value: Any) -> list[Any]:
     if value is None:
         return []
     return [value] if isinstance(value, Mapping) else list(value)
+
+
+# --- stamps
+
+#: What a visitor gives: stamps by name, and maybe which of them are to be passed on.
+Given = Mapping[str, Any]
+
+
+# ruff: noqa: ARG002 -- the methods of the visitor do nothing by themselves
+
+
+class StampingVisitor:
+    """Says which stamps each part of a workflow gets. Every method may be overridden.
+
+    They return stamps by name; ``stamped_headers`` among them names those that count, unless all.
+    """
+
+    def on_signature(self, sig: Any, **headers: Any) -> Given:
+        """Return the stamps of a single task."""
+        return {}
+
+    def on_group_start(self, group: Any, **headers: Any) -> Given:
+        """Return the stamps of all members of a group."""
+        return {}
+
+    def on_group_end(self, group: Any, **headers: Any) -> None:
+        """Be told that a group's members were stamped."""
+
+    def on_chain_start(self, chain: Any, **headers: Any) -> Given:
+        """Return the stamps of all links of a chain."""
+        return {}
+
+    def on_chain_end(self, chain: Any, **headers: Any) -> None:
+        """Be told that a chain's links were stamped."""
+
+    def on_chord_header_start(self, sig: Any, **header: Any) -> Given:
+        """Return the stamps of all members of a chord's header."""
+        return {}
+
+    def on_chord_header_end(self, sig: Any, **header: Any) -> None:
+        """Be told that the members of a chord's header were stamped."""
+
+    def on_chord_body(self, sig: Any, **header: Any) -> Given:
+        """Return the stamps of a chord's body."""
+        return {}
+
+    def on_callback(self, callback: Any, **header: Any) -> Given:
+        """Return the stamps of what is linked."""
+        return {}
+
+    def on_errback(self, errback: Any, **header: Any) -> Given:
+        """Return the stamps of what is linked for errors."""
+        return {}
+
+
+class Stamps(StampingVisitor):
+    """The same stamps for every task."""
+
+    def __init__(self, stamps: Given) -> None:
+        self._stamps = stamps
+
+    def on_signature(self, sig: Any, **headers: Any) -> Given:
+        """Return them."""
+        return self._stamps
+
+
+def stamp(node: Node, visitor: StampingVisitor, inherited: Given | None = None) -> None:
+    """Let a visitor stamp a workflow, in place; one frame for each level of nesting."""
+    headers = dict(inherited or {})
+    _stamp_links(node, visitor, headers)
+    match node.get("subtask_type"):
+        case "chain":
+            headers = _merged(headers, visitor.on_chain_start(node, **headers))
+            for link in links_of(node):
+                stamp(link, visitor, headers)
+            visitor.on_chain_end(node, **headers)
+        case "group":
+            headers = _merged(headers, visitor.on_group_start(node, **headers))
+            for member in node["kwargs"]["tasks"]:
+                stamp(member, visitor, headers)
+            visitor.on_group_end(node, **headers)
+        case "chord":
+            within = _merged(headers, visitor.on_chord_header_start(node, **headers))
+            for member in header_of(node):
+                stamp(member, visitor, within)
+            visitor.on_chord_header_end(node, **within)
+            body = body_of(node)
+            stamp(body, visitor, _merged(headers, visitor.on_chord_body(node, **headers)))
+        case _:
+            _put(node, _merged(headers, visitor.on_signature(node, **headers)))
+
+
+def _stamp_links(node: Node, visitor: StampingVisitor, headers: Given) -> None:
+    for option, ask in (("link", visitor.on_callback), ("link_error", visitor.on_errback)):
+        linked = node["options"].get(option)
+        for each in listed_signatures(linked):
+            stamp(each, visitor, _merged(headers, ask(each, **headers)))
+
+
+def _merged(headers: Given, given: Given | None) -> dict[str, Any]:
+    given = dict(given or {})
+    named = given.pop("stamped_headers", None)
+    names = [*headers.get("stamped_headers", ()), *(given if named is None else named)]
+    merged = {**headers, **given}
+    if names:
+        merged["stamped_headers"] = list(dict.fromkeys(names))
+    return merged
+
+
+def _put(node: Node, headers: Given) -> None:
+    names = headers.get("stamped_headers") or ()
+    if names:
+        options = node["options"]
+        options.update({name: headers[name] for name in names if name in headers})
+        known = options.get("stamped_headers") or ()
+        options["stamped_headers"] = sorted({*known, *names})

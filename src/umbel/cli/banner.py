@@ -79,4 +79,5 @@ def _queue(queue: Queue) -> tuple[str, str]:
 
 def _tasks(worker: Worker) -> list[str]:
     tasks: dict[str, Task[..., object]] = dict(worker.app.tasks)
-    return sorted(tasks) or ["(none: no module that was imported defines one)"]
+    own = sorted(name for name in tasks if not name.startswith("celery."))
+    return own or ["(none: no module that was imported defines one)"]

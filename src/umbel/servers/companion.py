@@ -42,6 +42,7 @@ from umbel.servers.seams import (
     DeadConsumer,
     DeadLetter,
     Depth,
+    Joins,
     Ledger,
     Place,
     Revocation,
@@ -71,6 +72,7 @@ class Accompanied:
         self.ledger: Ledger | None = CompanionLedger(ledger, broker.transport)
         self.bus = broker.bus
         settling = CompanionSettling(SettlingByCommit(broker.committer), ledger)
+        self.joins: Joins | None = None
         self.committer: Committer = OrderedCommit(self.transport, self.results, settling)
 
     def close(self) -> None:

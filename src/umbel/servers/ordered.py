@@ -8,7 +8,9 @@ too little:
           │                        │
           └ no: stale, nothing     └ refused: nothing more of this effect
 
-Each arrow is one round trip for all effects of a call. A death before the last step redelivers the
+Each arrow is one round trip for all effects of a call. Arrivals at a join are stored, and joins are
+closed, together with the results, by the store's own committer; joins are opened before the
+messages of their members are sent. A death before the last step redelivers the
 message: its task runs again, follow-ups go out again under the same ids (so a repeat is
 recognisable), and the result is stored again, unless a SUCCESS is there already. A consumer that
 loses its deliveries between the first step and the last has published and stored all the same;
@@ -75,26 +77,48 @@ class OrderedCommit:
         *,
         clock: Clock = SYSTEM_CLOCK,
         publish_timeout: float = PUBLISH_TIMEOUT,
+        joining: Committer | None = None,
     ) -> None:
         self._transport = transport
         self._results = results
         self._settling = settling
         self._clock = clock
         self._publish_timeout = publish_timeout
+        #: The store's own committer, where it has joins.
+        self._joining = joining
 
     def commit(self, effects: Sequence[Effects]) -> CommitReport:
         """Perform the effects of what is still held, in the order that the essay above gives."""
         fresh, stale = self._fence(effects)
+        self._open_joins(fresh)
         error = self._publish([message for each in fresh for message in each.publish])
         refused = _refusals(fresh, error) if error is not None else ()
         if refused:
             unsent = {id(each.effects) for each in refused}
             fresh = [each for each in fresh if id(each) not in unsent]
-        records = [record for each in fresh for record in each.results]
+        joined = self._store(fresh)
+        self._end(fresh)
+        return CommitReport(tuple(stale), refused, joined)
+
+    def _open_joins(self, effects: Sequence[Effects]) -> None:
+        """Open joins before their members are sent."""
+        opening = [Effects(None, opens=each.opens) for each in effects if each.opens]
+        if opening and self._joining is not None:
+            self._joining.commit(opening)
+
+    def _store(self, effects: Sequence[Effects]) -> tuple[str, ...]:
+        """Store results and arrivals; return the joins that they complete."""
+        joining = [each for each in effects if each.arrivals or each.closes]
+        if joining and self._joining is not None:
+            stored = [
+                Effects(None, results=each.results, arrivals=each.arrivals, closes=each.closes)
+                for each in effects
+            ]
+            return self._joining.commit(stored).joined
+        records = [record for each in effects for record in each.results]
         if records:
             self._results.put(records)
-        self._end(fresh)
-        return CommitReport(tuple(stale), refused)
+        return ()
 
     def _fence(self, effects: Sequence[Effects]) -> tuple[list[Effects], list[Delivery]]:
         held = [each.delivery for each in effects if each.delivery is not None]

@@ -7,8 +7,9 @@ belongs to the program, is shared by its threads and reopens itself after a fork
     Server ─┬─ transport   Transport     publish, declare, consume, recover
             ├─ results     ResultStore   what tasks returned
             ├─ ledger      Ledger | None dead letters, revocations, node records, leases
+            ├─ joins       Joins | None  headers of chords
             ├─ bus         Bus | None    remote control: to all nodes at once, and their answers
-            └─ committer   Committer     performs effects: atomic where one server holds all three
+            └─ committer   Committer     performs effects: atomic where one server holds all of it
 
 Times that matter to several machines (due times, leases) are taken from the server's clock where it
 has one. Errors of drivers are translated into ``umbel.exceptions`` at this seam, their cause kept.
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from umbel.exceptions import PublishError
-from umbel.message import Delivery, Effects, Message, ResultRecord
+from umbel.message import Delivery, Effects, Join, Message, ResultRecord
 from umbel.topology import Topology
 
 
@@ -316,6 +317,45 @@ class Revocation:
     signal: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A complete join: what its members left."""
+
+    context: bytes
+    #: Parts in the order of their indexes.
+    parts: Sequence[bytes]
+    #: What a Celery client saved of the header (see ``wire.result.decode_group``), if it did.
+    shape: bytes | None = None
+
+
+class Joins(Protocol):
+    """Sets of members that bodies of chords wait for. Thread-safe.
+
+    Who arrives twice counts once. A join is complete when as many have arrived as it was said to
+    have, and is then closed once, by the effects that name it (``Committer``).
+    """
+
+    def open(self, joins: Sequence[Join]) -> None:
+        """Say how many members joins have. Idempotent; arrivals may come before."""
+        ...
+
+    def enlarge(self, join_id: str, members: int) -> None:
+        """Add members to a join that is not complete."""
+        ...
+
+    def joined(self, join_ids: Sequence[str]) -> dict[str, Joined]:
+        """Return what the members of these left, of those that are complete and not closed."""
+        ...
+
+    def unclosed(self, *, older_than: float, limit: int = 100) -> Sequence[str]:
+        """Return joins that have been complete for so many seconds and are not closed.
+
+        Who was to close them is dead, or about to. Ones that a dead Celery worker had claimed are
+        among them.
+        """
+        ...
+
+
 class Ledger(Protocol):
     """The durable small state beside the queues. Thread-safe.
 
@@ -447,6 +487,8 @@ class CommitReport:
     stale: tuple[Delivery, ...] = ()
     #: Effects of which a message cannot be stored; their deliveries are held as before.
     refused: tuple[Refusal, ...] = ()
+    #: Joins that the arrivals completed: their bodies are to be sent.
+    joined: tuple[str, ...] = ()
 
 
 class Committer(Protocol):
@@ -459,6 +501,7 @@ class Committer(Protocol):
         to publish, then the results, then the end of the delivery. If one of its messages cannot be
         stored, an effect is refused: nothing of it takes place (on "ordered" servers its other
         messages are sent), so that its delivery can be ended otherwise.
+        Effects that close a join take place once, whoever commits them, and else are passed over.
         Raises ConnectionLost; then nothing is known, and the same call may be repeated.
         """
         ...
@@ -473,6 +516,8 @@ class Server(Protocol):
     results: ResultStore
     ledger: Ledger | None
     bus: Bus | None
+    #: None = chords cannot be joined here.
+    joins: Joins | None
     committer: Committer
 
     def close(self) -> None:

@@ -189,8 +189,10 @@ class Results:
     result_backend_thread_safe = Unused(BOOLEAN, False, "All threads share the store, always.")
     result_chord_join_timeout = Unused(SECONDS, 3.0, _NO_JOIN)
     result_chord_retry_interval = Unused(SECONDS, 1.0, _NO_JOIN)
-    result_chord_expires = Later(
-        optional(SECONDS), None, "Seconds after which a chord that waits for members is forgotten."
+    result_chord_expires = Setting(
+        optional(SECONDS),
+        None,
+        "Seconds after which a chord that waits for members is forgotten; None = result_expires.",
     )
     override_backends = Unused(
         optional(MAPPING), None, "It names classes of Celery's; a server is named by its URL."

@@ -197,7 +197,7 @@ class Running:
         celery=OURS,
     )
     task_store_eager_result = Setting(BOOLEAN, False, "Results of tasks run so are stored.")
-    task_allow_error_cb_on_chord_header = Later(
+    task_allow_error_cb_on_chord_header = Setting(
         BOOLEAN, False, "A chord's errback is called for each member of its header that fails."
     )
 
@@ -306,11 +306,8 @@ class Control:
     )
     event_queue_durable = Later(BOOLEAN, False, "These queues survive a restart of the broker.")
     event_queue_exclusive = Later(BOOLEAN, True, "They end with their connection.")
-    worker_enable_remote_control = Setting(
-        BOOLEAN,
-        True,
-        "A worker listens to remote control: ping, revoke and terminate, on Redis.",
-        old="CELERY_ENABLE_REMOTE_CONTROL",
+    worker_enable_remote_control = Later(
+        BOOLEAN, True, "A worker answers inspect and control.", old="CELERY_ENABLE_REMOTE_CONTROL"
     )
     control_exchange = Later(TEXT, "celery", "Begins the names of the exchanges of control.")
     control_queue_ttl = Later(SECONDS, 300.0, "Seconds a command waits in a queue.")

@@ -171,6 +171,7 @@ class _Solo:
         app.import_default_modules()
         worker = Worker(app, WorkerOptions(pool="solo", concurrency=1, after=(self._note,)))
         self._service = worker.service()
+        self._joiner = worker.joiner(self._service)
         self._committer = app.servers().committer
         self._queues = queues
         self._served: Sequence[str] = ()
@@ -251,7 +252,10 @@ class _Solo:
 
     def _commit(self, batch: Sequence[Effects]) -> Effects:
         """Commit; return what ended the delivery, which may be something else instead."""
-        refused = self._committer.commit(batch).refused
+        report = self._committer.commit(batch)
+        if report.joined and self._joiner is not None:
+            self._joiner.release(report.joined)
+        refused = report.refused
         return self._commit([self._service.instead(refused[0])]) if refused else batch[-1]
 
     def _to_loop(self, items: Sequence[Item]) -> None:

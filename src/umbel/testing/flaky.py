@@ -32,7 +32,7 @@ from typing import Any, TypeVar
 
 from umbel.clock import SYSTEM_CLOCK, Clock
 from umbel.exceptions import ConnectionLost, UmbelError
-from umbel.message import Delivery, Effects, Message, ResultRecord
+from umbel.message import Delivery, Effects, Join, Message, ResultRecord
 from umbel.servers.seams import (
     Charge,
     CommitReport,
@@ -41,6 +41,8 @@ from umbel.servers.seams import (
     DeadConsumer,
     DeadLetter,
     Depth,
+    Joined,
+    Joins,
     Ledger,
     Place,
     ResultStore,
@@ -150,6 +152,7 @@ class FlakyServer:
         self.results: ResultStore = FlakyResults(inner.results, self.faults)
         self.ledger: Ledger | None = inner.ledger and FlakyLedger(inner.ledger, self.faults)
         self.bus = inner.bus
+        self.joins: Joins | None = inner.joins and FlakyJoins(inner.joins, self.faults)
         self.committer: Committer = FlakyCommitter(inner.committer, self.faults)
         self._inner = inner
 
@@ -354,6 +357,25 @@ class FlakyLedger:
 
     def release(self, name: str, holder: str) -> None:
         self._call("release", lambda: self._inner.release(name, holder))
+
+
+class FlakyJoins:
+    def __init__(self, inner: Joins, faults: Faults) -> None:
+        self._inner = inner
+        self._call = faults.call
+
+    def open(self, joins: Sequence[Join]) -> None:
+        self._call("open", lambda: self._inner.open(joins))
+
+    def enlarge(self, join_id: str, members: int) -> None:
+        self._call("enlarge", lambda: self._inner.enlarge(join_id, members))
+
+    def joined(self, join_ids: Sequence[str]) -> dict[str, Joined]:
+        return self._call("joined", lambda: self._inner.joined(join_ids))
+
+    def unclosed(self, *, older_than: float, limit: int = 100) -> Sequence[str]:
+        find = self._inner.unclosed
+        return self._call("unclosed", lambda: find(older_than=older_than, limit=limit))
 
 
 class FlakyCommitter:

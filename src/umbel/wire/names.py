@@ -31,6 +31,8 @@ HEADER_ORDER: Final[tuple[str, ...]] = (
     "stamps",
 )
 TASK_HEADERS: Final = frozenset(HEADER_ORDER)
+#: How often a task has replaced itself: a header and an option.
+NESTING: Final = "replaced_task_nesting"
 COMPRESSION: Final = "compression"
 #: Our own property in the Redis envelope: [sent_at, expires_at], and not_before if there is one.
 #: Others pass it on unread.

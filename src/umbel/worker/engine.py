@@ -15,6 +15,7 @@ from umbel import ids
 from umbel.clock import SYSTEM_CLOCK
 from umbel.servers.seams import Committer, Transport
 from umbel.worker.board import Slot, SlotState
+from umbel.worker.joiner import Joiner
 from umbel.worker.lane import Lane
 from umbel.worker.limits import SignalLimit, SoftLimit, ThreadLimit
 from umbel.worker.loop import Loop
@@ -59,6 +60,7 @@ class Engine:
         committer: Committer,
         slot: Slot,
         rates: Rates | None = None,
+        joiner: Joiner | None = None,
     ) -> None:
         self._plan = plan
         self._service = service
@@ -82,6 +84,7 @@ class Engine:
                 pulse=Pulse(slot, plan.ring),
                 allowance=Allowance(plan.max_tasks, plan.max_memory),
                 rates=rates,
+                joiner=joiner,
             )
         )
         self._threads = [threading.Thread(target=self._pump.run, name="umbel-pump")]

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from umbel import ids, signals
-from umbel.bound import AfterHook, BeforeHook, BoundTask, bind
+from umbel.bound import AfterHook, BeforeHook, BoundTask, bind, nameless
 from umbel.canvas.advance import Policy
+from umbel.canvas.plan import Call, joins_expire
 from umbel.clock import Clock
 from umbel.context import Servers
 from umbel.exceptions import ImproperlyConfigured
@@ -30,10 +31,11 @@ from umbel.worker.board import Board, Slot, SlotState
 from umbel.worker.child import ChildPlan, run_child
 from umbel.worker.cpus import available_cpus
 from umbel.worker.engine import Engine, Plan
+from umbel.worker.joiner import Joiner
 from umbel.worker.node import Node, NodePlan
 from umbel.worker.processes import ParentLives, Wait
 from umbel.worker.rates import Budgets, Rates, per_second
-from umbel.worker.service import Service
+from umbel.worker.service import Service, no_run
 from umbel.worker.supervisor import Supervisor, SupervisorPlan
 
 #: Namespace of the ids derived from a task's id.
@@ -62,14 +64,8 @@ class Application(Protocol):
         """Return the opened servers."""
         ...
 
-    def follow_up(
-        self,
-        signature: Mapping[str, Any],
-        args: Sequence[Any],
-        request: Request,
-        options: Mapping[str, Any],
-    ) -> Message:
-        """Return the message of a signature that follows from a request."""
+    def follow_up(self, planned: Call, request: Request) -> Message:
+        """Return the message of a call that follows from a request."""
         ...
 
 
@@ -169,7 +165,7 @@ class Worker:
         servers, conf = servers or self.app.servers(), self.app.conf
         transport = servers.broker.transport
         transport.declare(_topology(self.queues))
-        service = self.service()
+        service = self.service(servers)
         return Engine(
             Plan(
                 node=self.node,
@@ -187,6 +183,7 @@ class Worker:
             committer=servers.committer,
             slot=slot,
             rates=_rates(service.tasks, budgets, self._clock),
+            joiner=self.joiner(service, servers),
         )
 
     def make_node(self, board: Board) -> Node:
@@ -210,17 +207,21 @@ class Worker:
             ),
             transport=servers.broker.transport,
             ledger=servers.ledger,
-            bus=servers.broker.bus if self.app.conf.worker_enable_remote_control else None,
+            bus=servers.broker.bus,
+            joiner=self.joiner(self.service(servers), servers),
         )
 
-    def service(self) -> Service:
+    def service(self, servers: Servers | None = None) -> Service:
         """Make what runs one delivery at a time."""
-        ordered = self.app.servers().broker.transport.capabilities.commit == "ordered"
+        servers = servers or self.app.servers()
+        ordered = servers.broker.transport.capabilities.commit == "ordered"
         policy = Policy(
             self.app.follow_up,
             worker=self.node,
             extended=self.app.conf.result_extended,
             derived_id=_derived_id if ordered else None,
+            joins=servers.joins is not None,
+            joins_expire=joins_expire(self.app.conf.current().values),
         )
         return Service(
             self._bound_tasks(),
@@ -228,7 +229,15 @@ class Worker:
             accept=accepted(self.app.conf.accept_content),
             node=self.node,
             now=self._clock.now,
+            nameless=nameless(no_run, self.app.conf.current().values),
         )
+
+    def joiner(self, service: Service, servers: Servers | None = None) -> Joiner | None:
+        """Make what sends the bodies of chords, if there is a place for joins."""
+        servers = servers or self.app.servers()
+        if servers.joins is None:
+            return None
+        return Joiner(service, joins=servers.joins, committer=servers.committer)
 
     def _bound_tasks(self) -> dict[str, BoundTask]:
         settings = self.app.conf.current().values

@@ -2,10 +2,10 @@
 
 It renews their leases, so that a task which holds the interpreter lock for a minute does not cost
 its process what it holds; it buries the dead: charges what was running, gives back the rest; it
-recovers what other machines lost; it orders the end of what runs and shall not (``terminating``);
-it keeps the node's record in the ledger, which says what each process runs; it obeys remote control
-(``orders``). While something runs all this is done every second, at rest as often as leases need
-it.
+recovers what other machines lost; it sends the bodies of chords that they left; it orders the end
+of what runs and shall not (``terminating``); it keeps the node's record in the ledger, which says
+what each process runs; it obeys remote control (``orders``). While something runs all this is done
+every second, at rest as often as leases need it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from umbel.clock import SYSTEM_CLOCK
 from umbel.exceptions import TransportError
 from umbel.servers.seams import Bus, DeadConsumer, Ledger, Transport
 from umbel.worker.board import LIVING, Board, Slot, SlotState
+from umbel.worker.joiner import Joiner
 from umbel.worker.orders import Orders
 from umbel.worker.terminating import Terminator
 
@@ -63,6 +64,7 @@ class Node:
         transport: Transport,
         ledger: Ledger | None,
         bus: Bus | None = None,
+        joiner: Joiner | None = None,
     ) -> None:
         self._plan = plan
         self._transport = transport
@@ -70,6 +72,7 @@ class Node:
         self._orders = (
             None if bus is None else Orders(plan.name, bus=bus, ledger=ledger, look=self.wake)
         )
+        self._joiner = joiner
         self._read_fd, self._write_fd = os.pipe()
         for fd in (self._read_fd, self._write_fd):
             os.set_blocking(fd, False)
@@ -129,6 +132,8 @@ class Node:
             self._bury()
             self._renew()
             self._transport.recover()
+            if self._joiner is not None:
+                self._joiner.sweep()
             if self._ledger is not None:
                 self._terminator.look(self._ledger)
                 self._announce(self._ledger)

@@ -41,6 +41,7 @@ from umbel.exceptions import TransportError
 from umbel.message import Delivery, Effects, Ending, Message
 from umbel.servers.seams import Capabilities, CommitReport, Committer, Consumer
 from umbel.signals import after_task_publish
+from umbel.worker.joiner import Joiner
 from umbel.worker.lane import FLUSH, Desk, Done, Gate, Item, Lane
 from umbel.worker.loop import Loop
 from umbel.worker.pulse import Pulse
@@ -146,6 +147,8 @@ class Parts:
     allowance: Allowance
     #: None = no task has a rate limit.
     rates: Rates | None
+    #: Sends the bodies of chords; None = there is no place for joins.
+    joiner: Joiner | None = None
 
 
 class Pump:
@@ -163,6 +166,8 @@ class Pump:
         #: The last receive brought something, so the next will not have to wait.
         self._flowing = False
         self._pending: list[Effects] = []
+        #: Joins that our commits completed, and that are to be released.
+        self._joined: list[str] = []
         #: Received, and not handed over because acknowledging them early failed.
         self._unfed: list[Delivery] = []
         #: Deliveries whose process died while several tasks ran, and whether one of them runs now.
@@ -221,16 +226,10 @@ class Pump:
             self._outage(error)
 
     def _commit(self) -> None:
+        self._gather()
+        if self._joined:
+            self._release()
         batch = self._pending
-        outbox, window = self.desk.outbox, self._parts.window
-        while outbox:
-            done = outbox.popleft()
-            if done.effects is not None:
-                batch.append(done.effects)
-                if done.effects.ending is Ending.DEAD:
-                    _tell_of_death(done.effects)
-            if done.name is not None:
-                window.learn(done.name, done.runtime)
         self._settling = bool(batch) and self._parts.window.held > 0
         if not batch:
             return
@@ -244,6 +243,26 @@ class Pump:
         ended = sum(1 for effects in batch if effects.ending is not Ending.KEEP)
         self._parts.pulse.count(ended - len(report.refused))
         telemetry.emit("delivery.committed", count=len(batch), stale=len(report.stale))
+        if report.joined:
+            self._joined += report.joined
+            self._release()
+
+    def _gather(self) -> None:
+        """Take what is done from the outbox."""
+        batch, outbox, window = self._pending, self.desk.outbox, self._parts.window
+        while outbox:
+            done = outbox.popleft()
+            if done.effects is not None:
+                batch.append(done.effects)
+                if done.effects.ending is Ending.DEAD:
+                    _tell_of_death(done.effects)
+            if done.name is not None:
+                window.learn(done.name, done.runtime)
+
+    def _release(self) -> None:
+        if self._parts.joiner is not None:
+            self._parts.joiner.release(self._joined)
+        self._joined = []
 
     def _take(self) -> bool:
         """Receive what is there without waiting; tell whether something was."""

@@ -19,8 +19,8 @@ from typing import Any
 from umbel import signals, states
 from umbel.bound import BoundTask, tell_revoked
 from umbel.calling import tell_publishing
-from umbel.canvas.advance import Policy, Unable, advance
-from umbel.canvas.errbacks import call_here
+from umbel.canvas.advance import Policy, Unable, advance, after_join, without_body
+from umbel.canvas.joins import released
 from umbel.clock import SYSTEM_CLOCK
 from umbel.exceptions import (
     EncodeError,
@@ -34,7 +34,7 @@ from umbel.exceptions import (
 from umbel.executor import run_after_hooks
 from umbel.message import Delivery, Effects, Ending, Outcome
 from umbel.serializers import JSON_TYPE
-from umbel.servers.seams import Refusal
+from umbel.servers.seams import Joined, Refusal
 from umbel.values import value
 from umbel.wire.names import is_clean
 from umbel.wire.task import Request, decode, peek_id
@@ -79,6 +79,7 @@ class Service:
         accept: frozenset[str],
         node: str,
         now: Callable[[], float] = SYSTEM_CLOCK.now,
+        nameless: BoundTask | None = None,
     ) -> None:
         self.tasks = tasks
         self._policy = policy
@@ -86,7 +87,8 @@ class Service:
         self._node = node
         #: The wall time, as the broker sees it.
         self.now = now
-        self._nameless = BoundTask("", None, _no_run)
+        #: Stands for tasks that are not known here, or for none.
+        self._nameless = nameless or BoundTask("", None, no_run)
         #: Some task is acknowledged before it runs.
         self.acknowledges_early = not all(task.acks_late for task in tasks.values())
         #: Some task is a coroutine task.
@@ -173,6 +175,26 @@ class Service:
             return ended
         return dataclasses.replace(ended, delivery=None, acknowledged=delivery)
 
+    def release(self, join_id: str, joined: Joined) -> Effects:
+        """Return what follows from a complete join: its body, or the failure of all behind it."""
+        return after_join(
+            join_id,
+            joined,
+            self._nameless,
+            self._policy,
+            here=self._call_errbacks,
+            done_at=self.now(),
+        )
+
+    def release_failed(self, join_id: str, joined: Joined, error: Exception) -> Effects:
+        """Return what follows if the body's messages cannot be stored."""
+        body, request = released(joined)
+        outcome = Outcome(states.FAILURE, error=error, done_at=self.now())
+        effects = without_body(
+            join_id, body, request, outcome, self._nameless, self._policy, here=self._call_errbacks
+        )
+        return dataclasses.replace(effects, publish=())
+
     def started(self, prepared: Prepared, pid: int, *, held: bool = True) -> Effects:
         """Return the effects that report the start of a task that tracks it."""
         meta = {"pid": pid, "hostname": self._node}
@@ -233,7 +255,7 @@ class Service:
     ) -> Effects:
         """Return what follows from an outcome, having called the errbacks that are called here."""
         if outcome.state == states.FAILURE and request.errbacks:
-            request.errbacks = call_here(request, outcome, self.tasks.get)
+            request.errbacks = self._call_errbacks(request, outcome)
         try:
             effects = advance(delivery, request, outcome, bound, self._policy, held=held)
         except Unable as unable:
@@ -291,12 +313,39 @@ class Service:
         )
         return Effects(delivery, publish=(later,))
 
+    def _call_errbacks(self, request: Request, outcome: Outcome) -> list[Any]:
+        """Call here the errbacks that take (request, exc, traceback); return the others."""
+        others = []
+        for errback in request.errbacks or ():
+            bound = self.tasks.get(errback.get("task", ""))
+            if bound is None or not _takes_exception(bound, errback):
+                others.append(errback)
+                continue
+            try:
+                bound.run(
+                    request,
+                    outcome.error,
+                    outcome.traceback,
+                    *(errback.get("args") or ()),
+                    **(errback.get("kwargs") or {}),
+                )
+            except BaseException:  # SystemExit must not end the worker
+                logger.exception("The errback %s of %s failed", bound.name, request.id)
+        return others
+
 
 def _checked_id(request: Request) -> str:
     task_id = request.id or ""
     if len(task_id) > MAX_ID or len(task_id.encode()) > MAX_ID:
         raise InvalidTaskError(f"expected an id of at most {MAX_ID} bytes")
     return task_id
+
+
+def _takes_exception(bound: BoundTask, errback: Mapping[str, Any]) -> bool:
+    code = getattr(bound.task.run, "__code__", None)
+    if code is None or getattr(bound.task, "bind", False):
+        return False
+    return bool(code.co_argcount - len(errback.get("args") or ()) > 1)
 
 
 def _times(count: int) -> str:
@@ -334,5 +383,5 @@ def _verdict(verdict: str) -> Outcome:
     return _revoked(kind)
 
 
-def _no_run() -> None:
+def no_run() -> None:
     """Stand in for the function of a task that is not known."""

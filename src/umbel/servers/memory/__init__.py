@@ -12,11 +12,12 @@ from typing import Any
 
 from umbel.clock import SYSTEM_CLOCK, Clock
 from umbel.servers.memory.commit import MemoryCommit
+from umbel.servers.memory.joining import MemoryJoins
 from umbel.servers.memory.ledger import MemoryLedger
 from umbel.servers.memory.queues import MemoryTransport
 from umbel.servers.memory.results import MemoryResults
 from umbel.servers.memory.space import Space
-from umbel.servers.seams import Bus, Committer, Ledger, ResultStore, Server, Transport
+from umbel.servers.seams import Bus, Committer, Joins, Ledger, ResultStore, Server, Transport
 
 __all__ = ["MemoryServer", "MemoryTransport", "discard", "open_server"]
 
@@ -34,6 +35,7 @@ class MemoryServer:
         self.results: ResultStore = MemoryResults(space)
         self.ledger: Ledger | None = MemoryLedger(space)
         self.bus: Bus | None = None
+        self.joins: Joins | None = MemoryJoins(space)
         self.committer: Committer = MemoryCommit(space)
 
     def close(self) -> None:

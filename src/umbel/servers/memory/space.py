@@ -33,6 +33,7 @@ from dataclasses import dataclass, field
 from umbel.clock import Clock
 from umbel.message import Delivery, Message
 from umbel.servers.memory.bell import Bell
+from umbel.servers.memory.joins import JoinTable
 from umbel.servers.memory.shelf import Shelf
 from umbel.servers.seams import Charge, DeadLetter, Revocation
 from umbel.topology import Binding, Exchange, Queue, route
@@ -130,6 +131,7 @@ class Space:
         #: Dead consumer -> wall time until which it is known to be charged.
         self.charged: dict[str, float] = {}
         self.shelf = Shelf(self.clock)
+        self.joins = JoinTable(self.clock)
         #: Task id -> wall time at which that is forgotten, and what was said.
         self.revoked: dict[str, tuple[float, Revocation]] = {}
         #: Name -> wall time at which it is forgotten, and the record as JSON.

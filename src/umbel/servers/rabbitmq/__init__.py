@@ -23,7 +23,7 @@ from umbel.servers.rabbitmq.consumer import HEARTBEAT
 from umbel.servers.rabbitmq.publishing import Publishing
 from umbel.servers.rabbitmq.queues import RabbitTransport
 from umbel.servers.rabbitmq.results import RabbitResults
-from umbel.servers.seams import Bus, Committer, Ledger, ResultStore, Server, Transport
+from umbel.servers.seams import Bus, Committer, Joins, Ledger, ResultStore, Server, Transport
 
 
 class RabbitServer:
@@ -39,6 +39,7 @@ class RabbitServer:
         self.results: ResultStore = self._replies
         self.ledger: Ledger | None = None
         self.bus: Bus | None = None
+        self.joins: Joins | None = None
         settling = RabbitSettling(hub, publishing)
         self.committer: Committer = OrderedCommit(self.transport, self.results, settling)
 

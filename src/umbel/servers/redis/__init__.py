@@ -19,7 +19,7 @@ from umbel.servers.redis.ledger import RedisLedger
 from umbel.servers.redis.options import parse
 from umbel.servers.redis.queues import RedisTransport
 from umbel.servers.redis.results import RedisResults
-from umbel.servers.seams import Bus, Committer, Ledger, ResultStore, Transport
+from umbel.servers.seams import Bus, Committer, Joins, Ledger, ResultStore, Transport
 
 
 class RedisServer:
@@ -28,6 +28,7 @@ class RedisServer:
     transport: Transport
     results: ResultStore
     ledger: Ledger | None
+    joins: Joins | None
     bus: Bus | None
     committer: Committer
 
@@ -39,6 +40,7 @@ class RedisServer:
         self.transport = RedisTransport(self._connections, keys, parsed)
         self.results = RedisResults(self._connections, keys, parsed)
         self.ledger = RedisLedger(self._connections, keys, parsed.clock)
+        self.joins = None
         self.bus = RedisBus(self._connections, keys, parsed)
         self.committer = RedisCommitter(self._connections, keys, parsed)
 

@@ -9,16 +9,17 @@ storing     writing messages and results     limits      of queues: length, age
 holds       who holds what                   upkeep      deleting what has expired
 queues      Transport                        consumer    Consumer
 results     ResultStore, Watch               ledger      Ledger
-commit      Committer
+joins       Joins                            commit      Committer
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from umbel.servers.seams import Bus, Committer, Ledger, ResultStore, Server, Transport
+from umbel.servers.seams import Bus, Committer, Joins, Ledger, ResultStore, Server, Transport
 from umbel.servers.sqlite.commit import SqliteCommitter
 from umbel.servers.sqlite.connection import Database
+from umbel.servers.sqlite.joins import SqliteJoins
 from umbel.servers.sqlite.ledger import SqliteLedger
 from umbel.servers.sqlite.location import default_url, parse
 from umbel.servers.sqlite.options import Options
@@ -45,6 +46,7 @@ class SqliteServer:
         self.results: ResultStore = SqliteResults(store)
         self.ledger: Ledger | None = SqliteLedger(store)
         self.bus: Bus | None = None
+        self.joins: Joins | None = SqliteJoins(store)
         self.committer: Committer = SqliteCommitter(store)
         self.database = database
 

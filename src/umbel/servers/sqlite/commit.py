@@ -11,10 +11,11 @@ import json
 from collections.abc import Sequence
 
 from umbel import telemetry
-from umbel.message import Delivery, Effects, Ending, Message, ResultRecord
+from umbel.message import Arrival, Delivery, Effects, Ending, Join, Message, ResultRecord
 from umbel.servers.seams import CommitReport, Refusal
 from umbel.servers.sqlite import statements as sql
 from umbel.servers.sqlite.connection import Transaction
+from umbel.servers.sqlite.joins import arrive, close, may_close, open_joins
 from umbel.servers.sqlite.packing import storable
 from umbel.servers.sqlite.storing import Packed, Routed, Store, Writing, store_results
 
@@ -73,6 +74,8 @@ def _plain(effects: Sequence[Effects]) -> tuple[int, list[int], list[ResultRecor
     for each in effects:
         if each.delivery is None or each.publish or each.ending is not Ending.ACK:
             return None
+        if each.arrivals or each.opens or each.closes:
+            return None
         number, session = each.delivery.tag
         if session != holder:
             if holder is not None:
@@ -98,6 +101,9 @@ class _Batch:
         self._requeued: list[int] = []
         self._results: list[ResultRecord] = []
         self._routed: list[Routed] = []
+        self._opens: list[Join] = []
+        self._arrivals: list[Arrival] = []
+        self._closes: list[str] = []
         #: What is not to be done.
         self._refused: list[Refusal] = []
 
@@ -114,12 +120,30 @@ class _Batch:
             delivery = each.delivery
             if delivery is not None and self._held.get(delivery.tag[0]) != delivery.tag[1]:
                 stale.append(delivery)
+            elif each.closes and not self._may_close(each.closes):
+                continue
             elif not packed or self._route(each, packed):
                 self._results += each.results
+                self._opens += each.opens
+                self._arrivals += each.arrivals
+                if each.closes:
+                    self._closes.append(each.closes)
                 if delivery is not None:
                     self._end(each, delivery)
         self._write()
-        return CommitReport(tuple(stale), tuple(self._refused))
+        return CommitReport(tuple(stale), tuple(self._refused), tuple(self._join()))
+
+    def _may_close(self, join_id: str) -> bool:
+        return join_id not in self._closes and may_close(self._writing.transaction, join_id)
+
+    def _join(self) -> list[str]:
+        """Write what concerns joins; return those that were completed."""
+        transaction, now = self._writing.transaction, self._writing.now
+        for join_id in self._closes:
+            close(transaction, join_id)
+        if self._opens:
+            open_joins(transaction, self._opens, now=now)
+        return arrive(transaction, self._arrivals, now=now) if self._arrivals else []
 
     def _route(self, effects: Effects, packed: Sequence[Packed]) -> bool:
         """Route all messages of an effect, or refuse it."""

@@ -10,6 +10,7 @@
     charges, charged                  what stands against messages of another server; the dead
                                       consumers that were counted
     results                           in the order of storing, found by the beginning of the id
+    joins ── arrivals                 chords that wait, and the members that have ended
     revoked, nodes, leases            the rest of the ledger
 
 ``messages.id`` is the order of sending, and ``results.seq`` that of storing: the clock's
@@ -25,9 +26,6 @@ receive and end together:
 
 The first rewrites the whole message, twice if it is large. The third saves a little, but cannot say
 who holds a message, which is asked for by every commit.
-
-``state.topology`` begins at random, so that what a process remembers of a file that was deleted
-does not pass for what is in the next one.
 
 ``held.batch`` is the number of the receive within its session. A receive is a few spans of ids;
 others within such a span may be held from before, and must not be delivered twice.
@@ -78,7 +76,7 @@ CREATE TABLE state (
     sorted INTEGER NOT NULL,
     swept_at REAL NOT NULL
 );
-INSERT INTO state VALUES (abs(random() / 2), 0, 0);
+INSERT INTO state VALUES (1, 0, 0);
 
 CREATE TABLE queues (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -195,8 +193,31 @@ ALTER TABLE revoked ADD COLUMN asked_at REAL NOT NULL DEFAULT 0;
 ALTER TABLE revoked ADD COLUMN signal TEXT NOT NULL DEFAULT ''
 """
 
+VERSION_3 = """
+CREATE TABLE joins (
+    number INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    size INTEGER,
+    added INTEGER NOT NULL DEFAULT 0,
+    arrived INTEGER NOT NULL DEFAULT 0,
+    context BLOB NOT NULL,
+    complete_at REAL,
+    closed INTEGER NOT NULL DEFAULT 0,
+    expires_at REAL
+);
+CREATE INDEX unclosed_joins ON joins (complete_at) WHERE complete_at IS NOT NULL AND NOT closed;
+CREATE INDEX joins_by_expiry ON joins (expires_at);
+CREATE TABLE arrivals (
+    joined INTEGER NOT NULL,
+    member TEXT NOT NULL,
+    place REAL NOT NULL,
+    part BLOB NOT NULL,
+    PRIMARY KEY (joined, member)
+) WITHOUT ROWID
+"""
+
 #: UPGRADES[n] brings a file of version n to version n + 1; an empty file has version 0.
-UPGRADES: tuple[str, ...] = (VERSION_1, VERSION_2)
+UPGRADES: tuple[str, ...] = (VERSION_1, VERSION_2, VERSION_3)
 
 
 def check_library() -> None:

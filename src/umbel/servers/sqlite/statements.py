@@ -322,6 +322,66 @@ RESULTS_SINCE = "SELECT seq, task_id FROM results WHERE seq > ?1 ORDER BY seq"
 # returns     seq, task_id, meta
 METAS = "SELECT seq, task_id, meta FROM results WHERE seq IN (SELECT value FROM json_each(?1))"
 
+# --- joins --------------------------------------------------------------------------------------
+
+# Complete at once, if all have arrived before.
+# parameters  1 id, 2 size, 3 context, 4 expires_at, 5 now
+OPEN_JOIN = """
+INSERT INTO joins (id, size, context, expires_at) VALUES (?1, ?2, ?3, ?4)
+ON CONFLICT (id) DO UPDATE SET
+    size = ?2,
+    complete_at = CASE WHEN arrived >= ?2 + added THEN ?5 END
+WHERE size IS NULL
+"""
+
+# parameters  1 id, 2 members
+ENLARGE_JOIN = "UPDATE joins SET added = added + ?2 WHERE id = ?1 AND complete_at IS NULL"
+
+# Makes the row of a join of which nobody has said yet how many members it has.
+# parameters  1 id, 2 context, 3 expires_at
+MEET_JOIN = """
+INSERT INTO joins (id, context, expires_at) VALUES (?1, ?2, ?3) ON CONFLICT (id) DO NOTHING
+"""
+
+# parameters  1 id
+# returns     number, whether it is complete
+JOIN = "SELECT number, complete_at IS NOT NULL FROM joins WHERE id = ?1"
+
+# parameters  1 number, 2 member, 3 place, 4 part
+ARRIVE = "INSERT INTO arrivals VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING"
+
+# parameters  1 number, 2 how many are new, 3 context, 4 now
+# returns     complete_at
+COUNT_IN = """
+UPDATE joins SET
+    arrived = arrived + ?2,
+    context = ?3,
+    complete_at = CASE WHEN size IS NOT NULL AND arrived + ?2 >= size + added THEN ?4 END
+WHERE number = ?1
+RETURNING complete_at
+"""
+
+# parameters  1 id
+# returns     number, context of a join that is complete and not closed
+COMPLETE_JOIN = """
+SELECT number, context FROM joins WHERE id = ?1 AND complete_at IS NOT NULL AND NOT closed
+"""
+
+# parameters  1 number
+# returns     part
+PARTS = "SELECT part FROM arrivals WHERE joined = ?1 ORDER BY place, member"
+
+# parameters  1 complete before, 2 limit
+# returns     id
+UNCLOSED_JOINS = """
+SELECT id FROM joins WHERE complete_at IS NOT NULL AND NOT closed AND complete_at <= ?1
+ORDER BY complete_at LIMIT ?2
+"""
+
+# parameters  1 number
+CLOSE_JOIN = "UPDATE joins SET closed = 1, context = '' WHERE number = ?1"
+DELETE_ARRIVALS = "DELETE FROM arrivals WHERE joined = ?1"
+
 # --- ledger -------------------------------------------------------------------------------------
 
 # parameters  1 task_id, 2 until, 3 who asked, 4 now, 5 signal
@@ -393,6 +453,21 @@ DELETE_REVOKED = "DELETE FROM revoked WHERE expires_at <= ?1"
 DELETE_NODES = "DELETE FROM nodes WHERE expires_at <= ?1"
 DELETE_CHARGES = "DELETE FROM charges WHERE expires_at <= ?1"
 DELETE_CHARGED = "DELETE FROM charged WHERE expires_at <= ?1"
+
+# Some joins that have expired, with what arrived; the second statement follows the first.
+# parameters  1 now
+DELETE_JOINS = (
+    """
+    DELETE FROM arrivals WHERE joined IN (
+        SELECT number FROM joins WHERE expires_at <= ?1 ORDER BY number LIMIT 10
+    )
+    """,
+    """
+    DELETE FROM joins WHERE number IN (
+        SELECT number FROM joins WHERE expires_at <= ?1 ORDER BY number LIMIT 10
+    )
+    """,
+)
 
 # parameters  1 died before, 2 limit
 DELETE_DEAD = """

@@ -49,6 +49,8 @@ class Upkeep:
         transaction.execute("UPDATE state SET swept_at = ?", (now,))
         transaction.execute(sql.DELETE_REVOKED, (now,))
         transaction.execute(sql.DELETE_NODES, (now,))
+        for statement in sql.DELETE_JOINS:
+            transaction.execute(statement, (now,))
         transaction.execute(sql.DELETE_CHARGES, (now,))
         transaction.execute(sql.DELETE_CHARGED, (now,))
         _delete_queues(transaction, now)

@@ -20,7 +20,7 @@ The suites need pytest with pytest-timeout, and Hypothesis.
 
 Nothing here asks which server it is. Where servers may differ, ``Capabilities`` says how, and
 ``capabilities.TABLE`` is what each of ours must be able to do. A server without a ledger leaves out
-``LedgerContract`` and lists the others.
+``LedgerContract`` (and one without joins ``JoinContract``) and lists the others.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ pytest.register_assert_rewrite(
             "commit",
             "consumer",
             "faults",
+            "joins",
             "leases",
             "ledger",
             "model",
@@ -51,6 +52,7 @@ from umbel.testing.contract.capabilities import CapabilitiesContract  # noqa: E4
 from umbel.testing.contract.commit import CommitContract  # noqa: E402
 from umbel.testing.contract.consumer import ConsumerContract  # noqa: E402
 from umbel.testing.contract.faults import FaultContract  # noqa: E402
+from umbel.testing.contract.joins import JoinContract  # noqa: E402
 from umbel.testing.contract.leases import DeathContract, LeaseContract  # noqa: E402
 from umbel.testing.contract.ledger import LedgerContract  # noqa: E402
 from umbel.testing.contract.model import ModelContract  # noqa: E402
@@ -66,6 +68,7 @@ __all__ = [
     "ConsumerContract",
     "DeathContract",
     "FaultContract",
+    "JoinContract",
     "LeaseContract",
     "LedgerContract",
     "ModelContract",
@@ -88,6 +91,7 @@ class ServerContract(
     ResultContract,
     SavedGroupContract,
     LedgerContract,
+    JoinContract,
     ModelContract,
     FaultContract,
     ProcessContract,

@@ -22,6 +22,7 @@ from umbel.servers.seams import (
     CommitReport,
     Consumer,
     DeadLetter,
+    Joins,
     Ledger,
     Server,
     Transport,
@@ -93,6 +94,11 @@ class Stage:
     def ledger(self) -> Ledger:
         assert self.server.ledger is not None, "LedgerContract is for servers with a ledger"
         return self.server.ledger
+
+    @property
+    def joins(self) -> Joins:
+        assert self.server.joins is not None, "JoinContract is for servers with joins"
+        return self.server.joins
 
     @property
     def atomic(self) -> bool:
