@@ -67,6 +67,10 @@ def test_a_worker_and_other_programs_may_have_addresses_of_their_own(tmp_path: P
     assert "read.db" in shown.stdout, shown.stderr
     program(tmp_path, "-c", "import tasks; tasks.app.send_task('x')")
     assert (tmp_path / "write.db").exists()
+    other = f"sqlite:///{tmp_path}/other.db"
+    program(tmp_path, "-m", "umbel", "call", "x", "-A", "tasks", "-b", other)
+    assert (tmp_path / "other.db").exists()
+    assert "other.db" in worker_that_ends_when_ready(tmp_path, "-b", other).stdout
 
 
 def test_a_worker_says_which_settings_do_nothing_yet(tmp_path: Path) -> None:
@@ -79,13 +83,13 @@ def test_a_worker_says_which_settings_do_nothing_yet(tmp_path: Path) -> None:
     assert "These settings have no effect yet: security_digest\n" in shown.stderr
 
 
-def worker_that_ends_when_ready(folder: Path) -> subprocess.CompletedProcess[str]:
+def worker_that_ends_when_ready(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     code = (
         "import signal, umbel.signals as s\n"
         "from umbel.cli.main import main\n"
         "stop = lambda sender, **_: signal.raise_signal(signal.SIGTERM)\n"
         "s.worker_ready.connect(stop)\n"
-        "main(['worker', '-A', 'tasks', '-c', '1'])\n"
+        f"main(['worker', '-A', 'tasks', '-c', '1', *{options!r}])\n"
     )
     return program(folder, "-c", code)
 

@@ -129,9 +129,9 @@ def _change_folder(folder: str) -> None:
 
 
 def _overrule(app: Umbel, given: Given) -> None:
-    for setting, option, value in (
-        ("broker_url", "--broker", given.broker),
-        ("result_backend", "--result-backend", given.result_backend),
-    ):
-        if value is not None:
-            app.conf.set_layer("command line", {setting: value}, source=option)
+    if given.broker is not None:
+        values = {"broker_url": given.broker, "broker_read_url": None, "broker_write_url": None}
+        app.conf.set_layer("command line", values, source="--broker")
+    if given.result_backend is not None:
+        found = {"result_backend": given.result_backend}
+        app.conf.set_layer("command line", found, source="--result-backend")
