@@ -17,6 +17,7 @@ from typing import Any
 
 from umbel import states
 from umbel.bound import BoundTask, unstorable
+from umbel.canvas.errbacks import call_here
 from umbel.canvas.plan import replacement, settle
 from umbel.canvas.signature import listed_signatures, maybe_signature
 from umbel.context import current_request
@@ -232,5 +233,10 @@ def _follow_up(task: Any, request: Request, outcome: Outcome) -> None:
             *rest, following = request.chain
             maybe_signature(following, task.app).apply((outcome.value,), chain=rest or None)
     elif outcome.state == states.FAILURE:
-        for errback in request.errbacks or ():
+        for errback in call_here(request, outcome, partial(_bound, task.app)):
             maybe_signature(errback, task.app).apply((request.id,))
+
+
+def _bound(app: Any, name: str) -> BoundTask | None:
+    task = app.tasks.get(name)
+    return None if task is None else task.bound_task()

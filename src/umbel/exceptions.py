@@ -28,7 +28,6 @@
          │   ├─ PublishError
          │   │   ├─ Unroutable
          │   │   └─ MessageTooLarge
-         │   ├─ QueueFull
          │   ├─ TopologyConflict
          │   └─ StorageError
          ├─ BackendError
@@ -245,10 +244,6 @@ class Unroutable(PublishError):  # noqa: N818 -- AMQP's word
 
 class MessageTooLarge(PublishError):  # noqa: N818 -- states what happened
     """The message is larger than the server takes. Send a reference to the data instead."""
-
-
-class QueueFull(TransportError):  # noqa: N818 -- states what happened
-    """The broker refuses more messages on this queue. Raise its limit or slow the callers."""
 
 
 class TopologyConflict(TransportError):  # noqa: N818 -- states what happened

@@ -168,3 +168,23 @@ def test_purge_knows_which_queues_there_are(project: Project) -> None:
     done = project.umbel("purge", "-f", "-Q", "mial")
     assert done.returncode == 2
     assert "there is no queue 'mial'; did you mean 'mail'?" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("queues",), ("status",), ("why", "x"), ("revoke", "x"), ("dead", "list"), ("top", "--once")],
+    ids=" ".join,
+)
+def test_looking_at_a_broker_that_is_not_there_is_one_line(
+    project: Project, arguments: tuple[str, ...]
+) -> None:
+    done = project.umbel(*arguments, "-b", "redis://127.0.0.1:1")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("umbel: cannot connect to redis://127.0.0.1:1: ")
+    assert done.stderr.count("\n") == 1
+    done = project.umbel(*arguments, "-b", "redis://127.0.0.1:1", "--traceback")
+    assert "Traceback" in done.stderr
+
+
+def test_the_id_may_be_chosen(project: Project) -> None:
+    assert project.out("call", "tasks.echo", "-a", "[1]", "--task-id", "mine") == "mine"

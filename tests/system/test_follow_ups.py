@@ -16,18 +16,21 @@ from umbel.exceptions import EncodeError, QueueNotFound, Unroutable
 NOWHERE = {"exchange": "nowhere", "routing_key": "x"}
 
 
-@pytest.fixture(params=["memory", "sqlite", "redis", "ordered"])
+@pytest.fixture(params=["memory", "sqlite", "redis", "ordered", "rabbitmq"])
 def app(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Umbel]:
-    sqlite = f"sqlite:///{tmp_path}/queue.sqlite"
-    broker, backend = {
-        "memory": (f"memory://{tmp_path.name}", None),
-        "sqlite": (sqlite, None),
-        "redis": (request.getfixturevalue("redis_url"), None)
-        if request.param == "redis"
-        else ("", None),
-        "ordered": (f"memory://{tmp_path.name}", sqlite),
-    }[request.param]
-    with Umbel("follow-ups", broker=broker, backend=backend) as made:
+    memory, sqlite = f"memory://{tmp_path.name}", f"sqlite:///{tmp_path}/queue.sqlite"
+    match request.param:
+        case "memory" | "sqlite":
+            settings: dict[str, Any] = {
+                "broker_url": memory if request.param == "memory" else sqlite
+            }
+        case "ordered":
+            settings = {"broker_url": memory, "result_backend": sqlite}
+        case "redis":
+            settings = {"broker_url": request.getfixturevalue("redis_url")}
+        case _:
+            settings = {"broker_url": request.getfixturevalue("rabbitmq_url"), "ledger_url": sqlite}
+    with Umbel("follow-ups", **settings) as made:
         yield made
 
 

@@ -256,6 +256,17 @@ def test_a_suite_that_moves_keeps_celerys_names(pytester: pytest.Pytester) -> No
     passes(pytester, passed=3)
 
 
+def test_celerys_own_plugin_is_not_disturbed(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("""
+        import celery, umbel
+
+        def test_both(celery_app, umbel_app):
+            assert isinstance(celery_app, celery.Celery)
+            assert isinstance(umbel_app, umbel.Umbel)
+        """)
+    passes(pytester, "-p", "celery.contrib.pytest")
+
+
 def test_a_run_without_umbel_pays_nothing(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("""
         import sys

@@ -22,6 +22,8 @@ from umbel import Umbel, group, ids, servers
 from umbel.exceptions import ContentDisallowed, ImproperlyConfigured, TransportError
 from umbel.servers.rabbitmq import address
 from umbel.topology import Exchange
+from umbel.worker.board import Board
+from umbel.worker.launch import Worker, WorkerOptions
 
 PATIENCE = 10.0
 
@@ -130,6 +132,15 @@ def test_results_of_a_content_type_that_is_not_accepted_are_not_read() -> None:
             result.get(timeout=PATIENCE)
         app.conf.result_accept_content = ["json", "yaml"]
         assert app.AsyncResult(result.id).get(timeout=PATIENCE) == 1
+    app.close()
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_remote_control_may_be_switched_off(*, enabled: bool) -> None:
+    app = Umbel("x", "redis://127.0.0.1:1", set_as_current=False)
+    app.conf.worker_enable_remote_control = enabled
+    node = Worker(app, WorkerOptions()).make_node(Board(1, entries=1))
+    assert (node._orders is not None) is enabled
     app.close()
 
 

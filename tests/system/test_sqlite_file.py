@@ -193,6 +193,21 @@ def test_a_file_that_vanished_is_made_anew(server: Server, path: Path, url: str)
     other.close()
 
 
+def test_what_is_remembered_of_a_vanished_file_is_not_taken_for_the_new_ones(
+    path: Path, url: str
+) -> None:
+    first = opened(url, "tasks", "mail")
+    send(first, "tasks", "x")
+    for each in path.parent.glob("queue.sqlite*"):
+        shutil.rmtree(each) if each.is_dir() else each.unlink()
+    second = opened(url, "mail", "tasks")
+    SYSTEM_CLOCK.sleep(2 * GLANCE)
+    send(first, "tasks", "y")
+    assert [each.message.id for each in drain(second, "tasks", "t")] == ["y"]
+    first.close()
+    second.close()
+
+
 # --- full disks
 
 

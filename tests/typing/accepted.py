@@ -20,6 +20,19 @@ from umbel import (
     shared_task,
 )
 from umbel.signals import task_failure
+from umbel.testing import (
+    Call,
+    FakeClock,
+    Run,
+    RunningWorker,
+    assert_enqueued,
+    enqueued,
+    in_memory,
+    refute_enqueued,
+    run_for,
+    run_until_idle,
+    running_worker,
+)
 
 app = Umbel(
     "tasks",
@@ -178,6 +191,17 @@ app.conf.task_always_eager = True
 app.conf.result_expires = dt.timedelta(hours=1)
 app.conf.update(task_acks_late=False)
 app.conf.update({"timezone": "Europe/Berlin"})
+
+# --- tests
+
+with in_memory(app, {"task_acks_late": True}) as clock, running_worker(app) as worker:
+    assert_type(clock, FakeClock)
+    assert_type(worker, RunningWorker)
+assert_type(run_until_idle(app, advance=True), list[Run])
+assert_type(run_for(app, dt.timedelta(days=1)), list[Run])
+assert_type(assert_enqueued(app, add, args=(1, 2), countdown=60), Call)
+assert_type(enqueued(app, fetch, eta=dt.datetime.now(dt.UTC), queue="q"), list[Call])
+refute_enqueued(app, "tasks.add", kwargs={"x": 1}, priority=3)
 
 # --- signals
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from umbel import Signature, Task, Umbel, group, shared_task
+from umbel.testing import assert_enqueued, run_until_idle
 
 app = Umbel("tasks")
 
@@ -75,3 +76,8 @@ async def asynchronous() -> None:
 # --- configuration
 wrong_setting: str = app.conf.task_always_eager  # refused: assignment reportAssignmentType
 print(app.conf.task_alway_eager)  # refused: attr-defined reportAttributeAccessIssue
+
+# --- tests
+assert_enqueued(app, add, arg=(1,))  # refused: call-arg reportCallIssue
+assert_enqueued(app, add, args=1)  # refused: arg-type reportArgumentType
+run_until_idle(app, advnce=True)  # refused: call-arg reportCallIssue

@@ -49,7 +49,7 @@ def test_an_attribute_may_lie_deeper(write: Write) -> None:
     assert find_app("proj:Settings.app").main == "1"
 
 
-@pytest.mark.parametrize("name", ["app", "celery", "umbel"])
+@pytest.mark.parametrize("name", ["app", "celery", "umbel", "celery_app"])
 def test_a_module_has_it_under_a_usual_name(write: Write, name: str) -> None:
     write("proj.py", made("other", "no") + made(name, "yes"))
     assert find_app("proj").main == "yes"

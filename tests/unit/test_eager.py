@@ -371,3 +371,26 @@ def test_stored_results_are_as_the_settings_say(app: Umbel) -> None:
     app.conf.result_compression = "tar"
     with pytest.raises(ImproperlyConfigured, match="compression"):
         twice.bound_task()
+
+
+def test_both_forms_of_errbacks_are_called(app: Umbel) -> None:
+    told: list[Any] = []
+
+    @app.task
+    def fail() -> None:
+        raise KeyError("why")
+
+    @app.task
+    def called(request: Any, error: BaseException, traceback: str) -> None:
+        told.append((request.id, error.args, "KeyError" in traceback))
+
+    @app.task(bind=True)
+    def sent(self: Any, task_id: str) -> None:
+        told.append((task_id, self.name))
+
+    @app.task
+    def annotated(task_id: str, note: str) -> None:
+        told.append((task_id, note))
+
+    fail.apply(task_id="f", link_error=[called.s(), sent.s(), annotated.s("n")])
+    assert told == [("f", ("why",), True), ("f", sent.name), ("f", "n")]

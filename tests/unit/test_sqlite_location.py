@@ -41,6 +41,20 @@ def test_network_file_systems_are_refused_with_the_reason() -> None:
         location.refuse_network(Path("/home/me/q.sqlite"), location.parse_mountinfo(MOUNTS))
 
 
+@pytest.mark.parametrize(
+    "kind",
+    ["9p", "cifs", "fakeowner", "fuse.sshfs", "gfs2", "lustre", "nfs", "ocfs2", "smb3", "virtiofs"],
+)
+def test_what_several_machines_may_mount_is_refused(kind: str) -> None:
+    with pytest.raises(StorageError, match="network file system"):
+        location.refuse_network(Path("/srv/q.sqlite"), {"/": "ext4", "/srv": kind})
+
+
+@pytest.mark.parametrize("kind", ["apfs", "btrfs", "ext4", "overlay", "tmpfs", "xfs", "zfs"])
+def test_what_one_machine_mounts_is_taken(kind: str) -> None:
+    location.refuse_network(Path("/srv/q.sqlite"), {"/": "nfs", "/srv": kind})
+
+
 def test_local_and_unknown_file_systems_are_taken() -> None:
     location.refuse_network(Path("/var/q.sqlite"), location.parse_mountinfo(MOUNTS))
     location.refuse_network(Path("/var/q.sqlite"), {})
@@ -50,11 +64,16 @@ def test_macos_lists_its_mounts_in_another_form() -> None:
     listed = """\
 /dev/disk3s1s1 on / (apfs, sealed, local, read-only, journaled)
 //me@nas/share on /Volumes/share (smbfs, nodev, nosuid, mounted by me)
+share on /Volumes/My Shared Files (AppleVirtIOFS, nodev, nosuid, automounted)
+me@host:/srv on /Users/me/srv (macfuse, nodev, nosuid, synchronous, mounted by me)
 map auto_home on /System/Volumes/Data/home (autofs, automounted, nobrowse)
 """
     mounts = location.parse_mount_command(listed)
     assert location.file_system(Path("/Users/me/q.sqlite"), mounts) == "apfs"
     assert location.file_system(Path("/Volumes/share/q.sqlite"), mounts) == "smbfs"
+    for folder in ("/Volumes/share", "/Volumes/My Shared Files/a", "/Users/me/srv"):
+        with pytest.raises(StorageError, match="network file system"):
+            location.refuse_network(Path(folder, "q.sqlite"), mounts)
 
 
 def test_urls_are_read_as_sqlalchemy_reads_them(

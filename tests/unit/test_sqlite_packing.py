@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 from uuid import UUID
 
@@ -43,3 +44,25 @@ def test_a_damaged_row_is_a_problem_and_no_exception(data: str) -> None:
     message, problem = unpack(data, b"bytes")
     assert message.body == b"bytes"
     assert problem is not None
+
+
+#: Place in a row -> values of other types than it has.
+WRONG: dict[int, tuple[Any, ...]] = {
+    **dict.fromkeys((0, 2, 3, 4, 5, 7), (None, 7, ["text"], {"a": 1})),
+    1: (None, 7, "text", [1]),
+    **dict.fromkeys((6, 8, 10), (None, "soon", [1])),
+    9: ("soon", [1], {"a": 1}),
+    11: ("many", [1], 7),
+}
+
+
+def test_a_row_with_values_of_other_types_is_a_problem() -> None:
+    good = json.loads(pack(Message("id-1", b"", {}, "q", properties={"type": "t"})))
+    for place, values in WRONG.items():
+        for wrong in values:
+            data = json.dumps([*good[:place], wrong, *good[place + 1 :]])
+            assert unpack(data, b"")[1] is not None, (place, wrong)
+    for body in ("text", 7, 7.5):
+        message, problem = unpack(json.dumps(good), body)  # type: ignore[arg-type]  # as SQLite has it
+        assert problem
+        assert message.body == str(body).encode()

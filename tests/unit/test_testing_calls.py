@@ -6,6 +6,7 @@ import datetime as dt
 from collections.abc import Iterator
 from typing import Any
 from unittest.mock import ANY
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -79,6 +80,13 @@ def test_criteria(
     mail.apply_async(("a",), {"pair": (1, 2)}, countdown=3600, task_id="later")
     mail.apply_async(("b",), queue="q", priority=7, task_id="low")
     assert {call.id for call in enqueued(app, mail, **criteria)} == set(found)
+
+
+def test_a_time_without_a_zone_is_in_the_applications(app: Umbel, mail: Task[..., Any]) -> None:
+    app.conf.timezone = "Asia/Tokyo"
+    eta = dt.datetime.fromtimestamp(START + 3600, ZoneInfo("Asia/Tokyo")).replace(tzinfo=None)
+    mail.apply_async(("a",), eta=eta)
+    assert assert_enqueued(app, eta=eta).due_at == START + 3600
 
 
 def test_tasks_are_named_or_given(app: Umbel, mail: Task[..., Any]) -> None:

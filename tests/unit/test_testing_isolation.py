@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from umbel import Task, Umbel, context
+from umbel.clock import SYSTEM_CLOCK
 from umbel.exceptions import ImproperlyConfigured
 from umbel.servers import memory
-from umbel.testing import FakeClock, enqueued, in_memory, running_worker
+from umbel.testing import FakeClock, enqueued, in_memory, run_until_idle, running_worker
+from umbel.testing.calls import memory_transport
 
 
 @pytest.fixture
@@ -89,10 +92,43 @@ def test_a_worker_in_threads(app: Umbel, double: Task[..., int]) -> None:
 
 def test_its_clock_can_be_moved(app: Umbel, double: Task[..., int]) -> None:
     with in_memory(app) as clock, running_worker(app):
-        result = double.apply_async((2,), countdown=3600)
-        assert not result.ready()
+        space = memory_transport(app)._space
+        for _ in range(3):
+            result = double.apply_async((2,), countdown=3600)
+            while not any(each.bell._silence.locked() for each in space.waiting):
+                pass  # until the worker has seen the message, and waits for its time
+            assert not result.ready()
+            clock.advance(3600)
+            assert result.get(timeout=1) == 4
+
+
+def test_it_imports_what_workers_import(
+    app: Umbel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "import umbel\n@umbel.current_app().task(name={!r})\ndef job(): return 1"
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("late_one", "late_two"):
+        (tmp_path / f"{name}.py").write_text(text.format(name))
+    with in_memory(app, {"imports": ["late_one"]}):
+        app.send_task("late_one")
+        assert [run.value for run in run_until_idle(app)] == [1]
+    with in_memory(app, {"include": ["late_two"]}), running_worker(app):
+        assert app.send_task("late_two").get(timeout=5) == 1
+
+
+def test_rate_limits_are_counted_by_its_clock(app: Umbel) -> None:
+    at: list[float] = []
+
+    @app.task(name="limited", rate_limit="2/s")
+    def limited() -> None:
+        at.append(SYSTEM_CLOCK.monotonic())
+
+    with in_memory(app) as clock, running_worker(app) as worker:
         clock.advance(3600)
-        assert result.get(timeout=1) == 4
+        for result in [limited.delay(), limited.delay()]:
+            result.get(timeout=5)
+        worker.wait_until_idle()
+    assert at[1] - at[0] > 0.35
 
 
 def test_threads_run_tasks_side_by_side(app: Umbel) -> None:

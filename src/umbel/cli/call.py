@@ -55,6 +55,7 @@ def _seconds_or_moment(
     "--expires", callback=_seconds_or_moment, help="When it shall run no more: seconds or ISO 8601."
 )
 @click.option("--serializer", help="How the arguments are written.")
+@click.option("--task-id", metavar="ID", help="The id it has; a new one otherwise.")
 @click.option("--queue", help="The queue it goes to.")
 @click.option("--exchange", help="The exchange it goes to.")
 @click.option("--routing-key", help="The routing key it has.")

@@ -1,8 +1,9 @@
 """From ``-A NAME`` to an application, by Celery's rule.
 
 proj:attribute       that attribute
-proj                 the module's ``app``, ``celery`` or ``umbel``; else, in a package, what its
-                     module ``celery`` or ``umbel`` has; else the only application in it
+proj                 the module's ``app``, ``celery``, ``umbel`` or ``celery_app``; else, in a
+                     package, what its module ``celery`` or ``umbel`` has; else the only application
+                     in it
 proj.celery, …       any module likewise
 proj.attribute       that attribute, if there is no such module
 """
@@ -25,7 +26,7 @@ from umbel.app import Umbel
 from umbel.spelling import suggestion
 
 #: Names under which a module's application is looked for first.
-ATTRIBUTES = ("app", "celery", "umbel")
+ATTRIBUTES = ("app", "celery", "umbel", "celery_app")
 #: Modules of a package in which its application is looked for.
 SUBMODULES = ("celery", "umbel")
 

@@ -101,6 +101,9 @@ def run(arguments: Sequence[str]) -> int:
     except click.Abort:
         click.echo("umbel: stopped", err=True)
         return INTERRUPTED
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return USAGE
     except click.UsageError as error:
         return _report(arguments, error, _usage(error), USAGE)
     except click.ClickException as error:

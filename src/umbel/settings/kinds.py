@@ -26,11 +26,12 @@ _OLD_PREFIXES = (("TASK_", "CELERY_"), ("WORKER_", "CELERYD_"), ("BEAT_", "CELER
 #: What stands for a secret.
 MASK = "********"
 
+# Compiled when first used: most programs never show their configuration.
 #: The password of a URL. It may hold "@" and "/"; another URL may follow after ";" or ",".
-_PASSWORD = re.compile(r"(://[^:/?#@\s]*:)(?:(?![;,]\w+://)\S)*@")
+_USER_INFO = r"(://[^:/?#@\s]*:)(?:(?![;,]\w+://)\S)*@"
 _HIDDEN = r"\w*(?:password|passwd|secret|token|api_?key|access_?key|credential)\w*"
-_FIELD = re.compile(rf"([?&;]{_HIDDEN}=)[^&;\s]*", re.IGNORECASE)
-_NAME = re.compile(rf"{_HIDDEN}|pass|auth", re.IGNORECASE)
+_FIELD = rf"(?i)([?&;]{_HIDDEN}=)[^&;\s]*"
+_NAME = rf"(?i)(?:{_HIDDEN}|pass|auth)"
 
 #: Celery's default is ours.
 SAME: Final[Any] = object()
@@ -135,7 +136,8 @@ def masked(value: Any) -> Any:
     """Return a value with what is secret in it replaced by asterisks."""
     match value:
         case str():
-            return _FIELD.sub(rf"\1{MASK}", _PASSWORD.sub(rf"\1{MASK}@", value))
+            value = re.sub(_USER_INFO, rf"\1{MASK}@", value)
+            return re.sub(_FIELD, rf"\1{MASK}", value)
         case Mapping():
             return {name: _masked_field(name, each) for name, each in value.items()}
         case list():
@@ -147,7 +149,7 @@ def masked(value: Any) -> Any:
 
 
 def _masked_field(name: Any, value: Any) -> Any:
-    if isinstance(name, str) and _NAME.fullmatch(name) and value is not None:
+    if isinstance(name, str) and re.fullmatch(_NAME, name) and value is not None:
         return MASK
     return masked(value)
 

@@ -306,8 +306,11 @@ class Control:
     )
     event_queue_durable = Later(BOOLEAN, False, "These queues survive a restart of the broker.")
     event_queue_exclusive = Later(BOOLEAN, True, "They end with their connection.")
-    worker_enable_remote_control = Later(
-        BOOLEAN, True, "A worker answers inspect and control.", old="CELERY_ENABLE_REMOTE_CONTROL"
+    worker_enable_remote_control = Setting(
+        BOOLEAN,
+        True,
+        "A worker listens to remote control: ping, revoke and terminate, on Redis.",
+        old="CELERY_ENABLE_REMOTE_CONTROL",
     )
     control_exchange = Later(TEXT, "celery", "Begins the names of the exchanges of control.")
     control_queue_ttl = Later(SECONDS, 300.0, "Seconds a command waits in a queue.")

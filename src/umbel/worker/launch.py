@@ -207,7 +207,7 @@ class Worker:
             ),
             transport=servers.broker.transport,
             ledger=servers.ledger,
-            bus=servers.broker.bus,
+            bus=servers.broker.bus if self.app.conf.worker_enable_remote_control else None,
             joiner=self.joiner(self.service(servers), servers),
         )
 

@@ -20,6 +20,7 @@ from umbel import signals, states
 from umbel.bound import BoundTask, tell_revoked
 from umbel.calling import tell_publishing
 from umbel.canvas.advance import Policy, Unable, advance, after_join, without_body
+from umbel.canvas.errbacks import call_here
 from umbel.canvas.joins import released
 from umbel.clock import SYSTEM_CLOCK
 from umbel.exceptions import (
@@ -186,6 +187,10 @@ class Service:
             done_at=self.now(),
         )
 
+    def _call_errbacks(self, request: Request, outcome: Outcome) -> list[Any]:
+        """Call the errbacks that are called here; return the others."""
+        return call_here(request, outcome, self.tasks.get)
+
     def release_failed(self, join_id: str, joined: Joined, error: Exception) -> Effects:
         """Return what follows if the body's messages cannot be stored."""
         body, request = released(joined)
@@ -313,39 +318,12 @@ class Service:
         )
         return Effects(delivery, publish=(later,))
 
-    def _call_errbacks(self, request: Request, outcome: Outcome) -> list[Any]:
-        """Call here the errbacks that take (request, exc, traceback); return the others."""
-        others = []
-        for errback in request.errbacks or ():
-            bound = self.tasks.get(errback.get("task", ""))
-            if bound is None or not _takes_exception(bound, errback):
-                others.append(errback)
-                continue
-            try:
-                bound.run(
-                    request,
-                    outcome.error,
-                    outcome.traceback,
-                    *(errback.get("args") or ()),
-                    **(errback.get("kwargs") or {}),
-                )
-            except BaseException:  # SystemExit must not end the worker
-                logger.exception("The errback %s of %s failed", bound.name, request.id)
-        return others
-
 
 def _checked_id(request: Request) -> str:
     task_id = request.id or ""
     if len(task_id) > MAX_ID or len(task_id.encode()) > MAX_ID:
         raise InvalidTaskError(f"expected an id of at most {MAX_ID} bytes")
     return task_id
-
-
-def _takes_exception(bound: BoundTask, errback: Mapping[str, Any]) -> bool:
-    code = getattr(bound.task.run, "__code__", None)
-    if code is None or getattr(bound.task, "bind", False):
-        return False
-    return bool(code.co_argcount - len(errback.get("args") or ()) > 1)
 
 
 def _times(count: int) -> str:

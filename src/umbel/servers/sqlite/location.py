@@ -26,11 +26,16 @@ PROJECT_MARKS = ("pyproject.toml", "setup.py", "manage.py", ".git")
 #: File systems on which several machines (or a machine and its guest) may see one file: their locks
 #: and shared memory do not hold there, and the file would be damaged.
 NETWORK_FILE_SYSTEMS = frozenset(
-    (  # noqa: SIM905 -- a column of 40 words is no easier to read
-        "9p afs afpfs beegfs ceph cifs coda davfs fuse.ceph fuse.cephfs fuse.davfs2 fuse.gcsfuse "
-        "fuse.glusterfs fuse.grpcfuse fuse.mfs fuse.osxfs fuse.rclone fuse.s3fs fuse.sshfs "
-        "fuse.vmhgfs-fuse glusterfs gpfs lustre macfuse ncpfs nfs nfs3 nfs4 osxfuse panfs prl_fs "
-        "smb smb3 smbfs vboxsf vmhgfs webdav"
+    (  # noqa: SIM905 -- a column of 80 words is no easier to read
+        "9p afpfs afs appletalk applevirtiofs beegfs ceph cephfs cifs coda davfs drvfs fakeowner "
+        "ftp ftpfs fuse.beegfs fuse.blobfuse fuse.blobfuse2 fuse.ceph fuse.cephfs fuse.curlftpfs "
+        "fuse.davfs2 fuse.gcsfuse fuse.geesefs fuse.glusterfs fuse.goofys fuse.grpcfuse "
+        "fuse.gvfsd-fuse fuse.hdfs fuse.juicefs fuse.kio-fuse fuse.lizardfs fuse.mfs fuse.moosefs "
+        "fuse.mount-s3 fuse.osxfs fuse.prl_fs fuse.rclone fuse.s3fs fuse.saunafs fuse.seaweedfs "
+        "fuse.smbnetfs fuse.sshfs fuse.virtiofs fuse.vmhgfs-fuse gfs gfs2 glusterfs gpfs juicefs "
+        "lustre macfuse mfs mount-s3 ncpfs nfs nfs3 nfs4 ocfs2 orangefs osxfs osxfuse osxfusefs "
+        "panfs prl_fs prlfs pvfs2 quobyte sftp smb smb2 smb3 smbfs sshfs vboxsf vboxvfs virtio-fs "
+        "virtiofs vmhgfs webdav webdavfs wekafs"
     ).split()
 )
 
@@ -89,7 +94,7 @@ def state_directory(environ: Mapping[str, str], platform: str) -> Path:
 def refuse_network(path: Path, by_mount: Mapping[str, str] | None = None) -> None:
     """Raise StorageError when the file would lie on a network file system."""
     kind = file_system(path.resolve(), mounts() if by_mount is None else by_mount)
-    if kind in NETWORK_FILE_SYSTEMS:
+    if kind.lower() in NETWORK_FILE_SYSTEMS:
         raise StorageError(
             f"{path} lies on a network file system ({kind}), whose locks SQLite cannot trust: "
             "choose a path on a local disk, or a server such as Redis for several machines"
@@ -126,7 +131,7 @@ def parse_mountinfo(text: str) -> dict[str, str]:
 
 def parse_mount_command(text: str) -> dict[str, str]:
     """Read what ``mount`` lists on macOS: ``DEVICE on POINT (TYPE, OPTION, …)``."""
-    found = re.finditer(r"^.* on (/.*) \((\w+)[,)]", text, re.MULTILINE)
+    found = re.finditer(r"^.* on (/.*) \(([^,)]+)[,)]", text, re.MULTILINE)
     return {match[1]: match[2] for match in found}
 
 

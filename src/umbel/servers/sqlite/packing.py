@@ -23,7 +23,14 @@ from umbel.wire.names import HEADER_ORDER
 #: strikes here is none of them.
 PACKING_ERRORS = (TypeError, ValueError, LookupError, AttributeError, RecursionError)
 #: What a row's ``data`` that is not ours makes ``unpack`` raise.
-UNPACKING_ERRORS = (TypeError, ValueError, LookupError, RecursionError, StopIteration)
+UNPACKING_ERRORS = (
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    RecursionError,
+    StopIteration,
+)
 
 #: (text, start) -> value and where it ends: what ``JSONDecoder.decode`` calls, without two frames.
 _scan: Callable[[str, int], tuple[Any, int]] = vars(JSONDecoder())["scan_once"]
@@ -74,10 +81,16 @@ def unpack(data: str, body: bytes) -> tuple[Message, str | None]:
         headers = (
             dict(zip(HEADER_ORDER, headers, strict=True)) if type(headers) is list else headers
         )
-        if type(headers) is not dict:
-            raise TypeError("its headers are no table")
+        if type(headers) is not dict or type(body) is not bytes:
+            raise TypeError("its headers are no table, or its body no bytes")
+        # A glance, in C: these raise for any other type than the fields have.
+        texts = task_id, routing_key, exchange, content_type, content_encoding, reply_to
+        _ = "".join(texts), 0.0 + not_before + sent_at + (expires_at or 0.0) + priority
+        if properties is not None:
+            properties.keys()
     except UNPACKING_ERRORS as error:
-        return Message("", body, {}, ""), f"its row is damaged: {type(error).__name__}: {error}"
+        raw = body if type(body) is bytes else str(body).encode(errors="replace")
+        return Message("", raw, {}, ""), f"its row is damaged: {type(error).__name__}: {error}"
     # One by one, not "*fields": it is the hottest call of a receive.
     return Message(
         task_id,

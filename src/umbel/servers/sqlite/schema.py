@@ -27,6 +27,9 @@ receive and end together:
 The first rewrites the whole message, twice if it is large. The third saves a little, but cannot say
 who holds a message, which is asked for by every commit.
 
+``state.topology`` begins at random, so that what a process remembers of a file that was deleted
+does not pass for what is in the next one.
+
 ``held.batch`` is the number of the receive within its session. A receive is a few spans of ids;
 others within such a span may be held from before, and must not be delivered twice.
 
@@ -76,7 +79,7 @@ CREATE TABLE state (
     sorted INTEGER NOT NULL,
     swept_at REAL NOT NULL
 );
-INSERT INTO state VALUES (1, 0, 0);
+INSERT INTO state VALUES (abs(random() / 2), 0, 0);
 
 CREATE TABLE queues (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
