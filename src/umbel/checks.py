@@ -23,9 +23,10 @@ from umbel.settings.kinds import (
     optional,
 )
 from umbel.topology import ExchangeType
+from umbel.wire.names import LONGEST_ID, is_clean
 
-#: Longest delay in seconds: a hundred years.
-_LONGEST = 100 * 366 * 86400.0
+#: Seconds below which delays and limits must be: thirty years.
+_TOO_LONG = 1e9
 
 
 def _number(value: Any) -> Any:
@@ -47,14 +48,14 @@ def _priority(value: Any) -> int:
 
 
 def _limit(value: Any) -> Any:
-    if not 0 <= _number(value) <= _LONGEST:  # false for NaN too
+    if not 0 <= _number(value) < _TOO_LONG:  # false for NaN too
         raise ValueError(value)
     return value
 
 
 def _delay(value: Any) -> Any:
     seconds = value.total_seconds() if isinstance(value, timedelta) else _number(value)
-    if not abs(seconds) <= _LONGEST:
+    if not abs(seconds) < _TOO_LONG:
         raise ValueError(value)
     return value
 
@@ -68,9 +69,15 @@ def _backoff(value: Any) -> Any:
 
 
 def _name(value: Any) -> str:
-    if not isinstance(value, str) or not value:
+    if not is_clean(value):
         raise ValueError(value)
     return value
+
+
+def _task_id(value: Any) -> str:
+    if value != "" and not (is_clean(value) and len(value.encode()) <= LONGEST_ID):
+        raise ValueError(value)
+    return str(value)
 
 
 def _named(value: Any) -> Any:
@@ -132,7 +139,8 @@ EXPIRES: Kind[Any] = Kind(
     "a number of seconds, a timedelta, a datetime or a text in ISO 8601", _expires, str
 )
 BACKOFF: Kind[Any] = Kind("True, False or the first step's seconds", _backoff, float)
-NAME = Kind("a name", _name, str)
+NAME = Kind("a text that is not empty and has no NUL or lone surrogate", _name, str)
+TASK_ID = Kind(f"a text of at most {LONGEST_ID} bytes", _task_id, str)
 QUEUE: Kind[Any] = Kind("a name or a Queue", _queue, str)
 EXCHANGE: Kind[Any] = Kind("a name or an Exchange", _named, str)
 HEADERS: Kind[Any] = Kind("a dict with texts as keys", _headers, str)
@@ -154,7 +162,7 @@ CALL: Mapping[str, Kind[Any]] = {
     "exchange": EXCHANGE,
     "exchange_type": choice(*get_args(ExchangeType)),
     "routing_key": TEXT,
-    "task_id": TEXT,
+    "task_id": TASK_ID,
     "link": SIGNATURES,
     "link_error": SIGNATURES,
     "headers": HEADERS,
@@ -163,12 +171,12 @@ CALL: Mapping[str, Kind[Any]] = {
     "ignore_result": BOOLEAN,
     "time_limit": LIMIT,
     "soft_time_limit": LIMIT,
-    "shadow": TEXT,
+    "shadow": NAME,
     "reply_to": TEXT,
-    "group_id": TEXT,
+    "group_id": NAME,
     "group_index": COUNT,
-    "root_id": TEXT,
-    "parent_id": TEXT,
+    "root_id": NAME,
+    "parent_id": NAME,
     "chain": LIST,
     "retries": COUNT,
     "stamped_headers": LIST,

@@ -22,7 +22,7 @@ LISTED = 7
 #: With an option for all members.
 WITH_OPTION = 16
 #: With options of its own, which sends each as ``apply_async`` does.
-WITH_OWN_OPTION = 39
+WITH_OWN_OPTION = 40
 
 
 @pytest.fixture

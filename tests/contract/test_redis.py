@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import pytest
 
+from umbel.exceptions import PublishError
 from umbel.ids import new_id
 from umbel.testing.contract import (
     Backend,
     CommitContract,
     ConsumerContract,
     ServerContract,
+    Stage,
     TransportContract,
 )
+from umbel.testing.contract.stage import message
 
 
 def backend_of(url: str, *, park_unserved: bool) -> Backend:
@@ -30,6 +33,13 @@ class TestRedis(ServerContract):
     @pytest.fixture
     def backend(self, redis_url: str) -> Backend:
         return backend_of(redis_url, park_unserved=True)
+
+    def test_headers_that_are_no_json_are_refused_and_not_as_too_large(
+        self, stage: Stage, queue: str
+    ) -> None:
+        with pytest.raises(PublishError, match="no form in JSON") as caught:
+            stage.publish(message(queue, headers={"x": object()}))
+        assert type(caught.value) is PublishError
 
 
 class TestRedisWithCelerysWorkersInMind(TransportContract, ConsumerContract, CommitContract):

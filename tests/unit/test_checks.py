@@ -35,7 +35,10 @@ WRONG_OPTIONS: dict[str, tuple[Any, str]] = {
     "exchange": (3, "a name or an Exchange"),
     "exchange_type": ("fanot", "one of 'direct', 'topic', 'fanout', 'headers'"),
     "routing_key": (4, "a text"),
-    "task_id": (7, "a text"),
+    "task_id": ("x" * 256, "a text of at most 255 bytes"),
+    "shadow": ("", "a text that is not empty"),
+    "group_id": ("a\0b", "a text that .* has no NUL"),
+    "root_id": ("\ud800", "a text that .* or lone surrogate"),
     "link": ("add", "a signature"),
     "link_error": ([5], "a signature"),
     "headers": ({1: 2}, "a dict with texts as keys"),
@@ -89,7 +92,7 @@ def test_options_that_do_not_exist_are_refused_on_every_way(
 
 
 WRONG_ATTRIBUTES: dict[str, tuple[Any, str]] = {
-    "name": (5, "a name"),
+    "name": (5, "a text"),
     "bind": ("yes", "True or False"),
     "base": (object, "a subclass of Task"),
     "max_retries": ("3", "a whole number, 0 or more or None"),
@@ -173,7 +176,7 @@ def test_unknown_tasks(app: Umbel) -> None:
         app.signature("reports.total").apply()
     for wrong in ("", app.tasks["add"]):
         name: Any = wrong
-        with pytest.raises(TypeError, match="name: expected a name"):
+        with pytest.raises(TypeError, match="name: expected a text"):
             app.send_task(name)
 
 

@@ -133,6 +133,10 @@ BUCKET_SEPARATOR: Final = "\x06\x16"
 PRIORITY_STEPS: Final = (0, 3, 6, 9)
 
 
+#: Bytes of a task's id, at most.
+LONGEST_ID: Final = 255
+
+
 def is_clean(value: object) -> TypeGuard[str]:
     """Tell whether this is a text that every server can use as a key: no NUL, no lone surrogate."""
     if not isinstance(value, str) or not value:

@@ -21,8 +21,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from enum import IntEnum
 
+from umbel.wire.names import LONGEST_ID
+
 #: Longest message id in bytes that the board, and so a worker, takes.
-MAX_ID = 255
+MAX_ID = LONGEST_ID
 _MAX_NAME = 127
 _MAX_TEXT = 127
 

@@ -57,10 +57,16 @@ class Packer:
 
     def refusal(self, refused: Sequence[tuple[Message, str]]) -> PublishError:
         """Return the error of messages that were not stored, each with the reason."""
-        ours = sum(self.message(message)[3].startswith(REFUSED) for message, _ in refused)
-        kinds = {0: Unroutable, len(refused): MessageTooLarge}
-        pairs = [(message.id, reason) for message, reason in refused]
-        return kinds.get(ours, PublishError)("not sent", pairs)
+        kinds = {self._kind_of(message) for message, _ in refused}
+        kind = kinds.pop() if len(kinds) == 1 else PublishError
+        return kind("not sent", [(message.id, reason) for message, reason in refused])
+
+    def _kind_of(self, message: Message) -> type[PublishError]:
+        try:
+            size = len(pack(message, delivery_tag=new_id()))
+        except EncodeError:
+            return PublishError
+        return MessageTooLarge if size > self._largest else Unroutable
 
     def _delay(self, not_before: float) -> str:
         # Both times are this machine's: so a countdown is right on a server whose clock is not.
