@@ -18,12 +18,17 @@ PATIENCE = 10.0
 
 @contextmanager
 def running(
-    app: Umbel, *, lanes: int = 1, queues: tuple[str, ...] = (), servers: Servers | None = None
+    app: Umbel,
+    *,
+    lanes: int = 1,
+    queues: tuple[str, ...] = (),
+    servers: Servers | None = None,
+    board: Board | None = None,
 ) -> Generator[Engine]:
     """Run an engine of this application while the block runs; assert that it stops."""
     options = WorkerOptions(pool="threads", concurrency=lanes, queues=queues)
     worker = Worker(app, options)
-    board = Board(1, entries=lanes + 100)
+    board = board or Board(1, entries=lanes + 100)
     engine = worker.make_engine(board.slots[0], lambda: True, servers=servers)
     engine.start(lane_here=False)
     try:

@@ -28,6 +28,7 @@ from umbel.exceptions import (
 from umbel.message import Message
 from umbel.testing.flaky import AFTER, BEFORE, DELAY, DROP, FlakyServer, chance
 from umbel.testing.probe import Probe
+from umbel.worker.board import Board
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -316,6 +317,47 @@ def test_coroutine_tasks_begin_beside_a_long_synchronous_one(app: Umbel) -> None
             go_on.set()
         blocked.get(timeout=10)
         assert quick.delay(7).get(timeout=5) == 7
+
+
+def test_synchronous_tasks_begin_beside_a_full_loop(app: Umbel) -> None:
+    ended = threading.Event()
+
+    @app.task
+    def quick(number: int) -> int:
+        return number
+
+    @app.task
+    async def wait() -> None:
+        await asyncio.to_thread(ended.wait, 20)
+
+    # Given a worker that runs as many coroutine tasks as it may, with more of them waiting
+    board = Board(1, entries=1 + 20)
+    with running(app, board=board), Probe() as probe:
+        waiting = [wait.delay() for _ in range(25)]
+        probe.wait_until(lambda: len(board.slots[0].running()) == 20, "a full loop")
+        try:
+            # Then synchronous ones that wait behind those run all the same
+            assert [quick.delay(n).get(timeout=5) for n in range(3)] == list(range(3))
+        finally:
+            ended.set()
+        for each in waiting:
+            each.get(timeout=10)
+
+
+def test_an_idle_worker_sleeps(app: Umbel) -> None:
+    @app.task
+    async def doze() -> None:
+        await asyncio.sleep(0)
+
+    board = Board(1, entries=2)
+    with running(app, board=board):
+        doze.delay().get(timeout=5)
+        turns = set[float]()
+        deadline = SYSTEM_CLOCK.monotonic() + 1.5
+        while SYSTEM_CLOCK.monotonic() < deadline:
+            turns.add(board.slots[0].turned_at)
+            SYSTEM_CLOCK.sleep(0.005)
+    assert len(turns) < 6
 
 
 def test_what_needs_a_blocked_lane_is_not_handed_back_again_and_again(app: Umbel) -> None:

@@ -93,10 +93,10 @@ class Gate:
         self.closed = False
         self._lock.release()
 
-    def wait(self) -> None:
-        """Wait until it is open. For when ``closed`` was seen."""
-        with self._lock:
-            return
+    def wait(self, timeout: float = -1.0) -> None:
+        """Wait until it is open, or for so many seconds. For when ``closed`` was seen."""
+        if self._lock.acquire(timeout=timeout):
+            self._lock.release()
 
 
 class Lane:

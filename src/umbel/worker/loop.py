@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 #: Seconds that the loop has to cancel a task over its hard limit before the supervisor steps in.
 GRACE = 2.0
 
-#: Tasks that begin in one turn of the loop.
-SLICE = 32
+#: Tasks that begin in one turn of the loop, and the seconds that a turn lets the pump work before:
+#: what it fetches may be for the lanes. No longer, as the pump may wait for others itself.
+SLICE, YIELD = 32, 0.005
 
 #: Seconds to wait for the loop's thread to end.
 STOP_PATIENCE = 1.0
@@ -95,6 +96,8 @@ class Loop:
             self._begin()
 
     def _begin(self) -> None:
+        if self._desk.gate.closed:
+            self._desk.gate.wait(YIELD)
         for _ in range(min(SLICE, len(self._waiting))):
             item, reasons = self._waiting.popleft(), list[BaseException]()
             task = self._loop.create_task(self._run(item, reasons))

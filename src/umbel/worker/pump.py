@@ -10,11 +10,11 @@ back. Nothing is forgotten on an error of the server: the same commit is repeate
 answered, and the fence on the server makes a repeat harmless. What has not begun is given back when
 every lane is blocked by a long task, and when the worker stops.
 
-While every lane is blocked, coroutine tasks still begin. Which messages are such is seen only after
-they were received, and the others must not wait here. So a few are received; those that need a lane
-go back at once, first in their queue, and a pause follows, twice as long each time. Coroutine tasks
-that have a queue of their own are not held up at all. Where the server counts what is given back
-(see ``Capabilities.counts_returns``), nothing is received meanwhile.
+While every lane is blocked, coroutine tasks still begin, and others while the loop is full. Of
+which kind messages are is seen only after they were received, and those that find no place must not
+wait here. So a few are received; what finds no place goes back at once, first in its queue, and a
+pause follows, twice as long each time. What has a queue of its own is not held up at all. Where the
+server counts what is given back (see ``Capabilities.counts_returns``), nothing is received then.
 
 Beside CPU-bound Python every return from the server waits for the interpreter lock; so the number
 of calls per batch is small and fixed, and the child shortens the switch interval.
@@ -273,10 +273,10 @@ class Pump:
 
     def _receive_or_wait(self) -> None:
         blocked = self._blocked()
-        if not blocked:
-            self._beside_at = self._beside_pause = 0.0
-        elif self._suspects or not self.desk.inbox.empty():
+        if blocked and (self._suspects or not self.desk.inbox.empty()):
             self._retract()
+        elif not blocked and not self._full():
+            self._beside_at = self._beside_pause = 0.0
         room = self._room_now()
         if not self._busy():
             self._parts.pulse.idle()
@@ -311,9 +311,14 @@ class Pump:
         """Return after how many seconds to look again, though nobody rang."""
         if self._settling:
             return FLUSH
-        if not blocked and (self._runs_beside or not self.desk.inbox.empty()):
+        held = self._parts.window.held
+        if (
+            not blocked
+            and held >= len(self._parts.lanes)
+            and (self._runs_beside or not self.desk.inbox.empty())
+        ):
             return BLOCKED_AFTER
-        if blocked and self._runs_beside:
+        if self._runs_beside and (blocked or self._full()):
             return min(max(self._beside_at - _monotonic(), 0.0) or LONGEST_WAIT, LONGEST_WAIT)
         return LONGEST_WAIT
 
@@ -342,16 +347,25 @@ class Pump:
         """Return how many to receive, so that lanes and loop can take what probably comes."""
         if self._blocked():
             return min(BESIDE, self._free()) if self._may_look_beside() else 0
-        idle = sum(1 for lane in self._parts.lanes if not lane.busy_since)
-        room, share = self._parts.window.room(idle), self._async_share
+        room, share = self._lane_room(), self._async_share
+        if self._full():
+            return BESIDE if room and self._may_look_beside() else 0
         if self._loop is None or not share:
             return room
         by_lanes = room / (1.0 - share) if share < 1.0 else MOST
-        return int(min(self._free() / share, by_lanes, MOST))
+        return max(int(min(self._free() / share, by_lanes, MOST)), 1 if room else 0)
+
+    def _lane_room(self) -> int:
+        idle = sum(1 for lane in self._parts.lanes if not lane.busy_since)
+        return self._parts.window.room(idle)
 
     def _free(self) -> int:
         """Return how many coroutine tasks may begin."""
-        return BESIDE if self._loop is None else max(self._loop.limit - self._loop.count, 0)
+        return BESIDE if self._loop is None else self._loop.limit - self._loop.count
+
+    def _full(self) -> bool:
+        """Tell whether the loop runs as many as it may."""
+        return self._loop is not None and self._loop.count >= self._loop.limit
 
     def _may_look_beside(self) -> bool:
         return self._runs_beside and _monotonic() >= self._beside_at
@@ -375,7 +389,11 @@ class Pump:
         if self._runs_beside and self._blocked():
             self._pass_on(sync)
             sync = []
-            self._unfed = [item.delivery for item in coroutines]
+        elif self._runs_beside and self._full():
+            room = self._lane_room()
+            self._pass_on(coroutines + sync[room:])
+            sync, coroutines = sync[:room], []
+        self._unfed = [item.delivery for item in (*sync, *coroutines)]
         if self._parts.service.acknowledges_early:
             stale = self._acknowledge_early([*sync, *coroutines])
             sync = [item for item in sync if id(item) not in stale]
@@ -410,7 +428,7 @@ class Pump:
         return frozenset(id(item) for item in early if id(item.delivery) in stale)
 
     def _pass_on(self, items: list[Item]) -> None:
-        """Let others have what would wait here behind long tasks."""
+        """Let others have what would wait here."""
         back = [*(item.delivery for item in items), *self._suspects]
         if not back:
             self._beside_pause = 0.0
