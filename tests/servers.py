@@ -181,6 +181,32 @@ def redis_server(directory: Path, *options: str, databases: int = 16) -> Generat
         yield server
 
 
+@contextlib.contextmanager
+def redis_sentinel(directory: Path, master: Server, *, name: str) -> Generator[Server]:
+    """Run a sentinel that alone decides when this master has failed, after half a second."""
+    directory.mkdir(parents=True, exist_ok=True)
+    port, (_, _, master_port) = free_port(), master.url.removesuffix("/0").rpartition(":")
+    lines = [
+        f"port {port}",
+        "bind 127.0.0.1",
+        f"dir {directory}",
+        f"sentinel monitor {name} 127.0.0.1 {master_port} 1",
+        f"sentinel down-after-milliseconds {name} 500",
+        f"sentinel failover-timeout {name} 5000",
+    ]
+    configuration = directory / "sentinel.conf"
+    configuration.write_text("\n".join([*lines, ""]))
+    with running(
+        Server(
+            [program("redis-server"), configuration, "--sentinel"],
+            url=f"sentinel://127.0.0.1:{port}/0",
+            log=directory / "sentinel.log",
+            ready=lambda: answers(port, b"PING\r\n", b"+PONG"),
+        )
+    ) as server:
+        yield server
+
+
 # --- RabbitMQ -------------------------------------------------------------------------------
 
 

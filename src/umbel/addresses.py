@@ -12,8 +12,8 @@ from umbel.servers import SCHEMES
 from umbel.settings.kinds import masked
 from umbel.settings.table import TABLE
 
-#: Schemes of the servers that take several URLs.
-_SEVERAL = ("amqp", "amqps", "pyamqp")
+#: Schemes of the servers that take several URLs, those in each that may stand together.
+_SEVERAL = ({"amqp", "amqps", "pyamqp"}, {"redis", "rediss"}, {"sentinel"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def _broker_url(settings: Mapping[str, Any]) -> Any:
 def result_address(settings: Mapping[str, Any]) -> Address | None:
     """Return where results are kept; None = on the broker's server."""
     url = settings["result_backend"]
-    if not url or url.partition(":")[0] == "rpc" or url in _listed(_broker_url(settings)):
+    if not url or url.partition(":")[0] == "rpc" or _is_broker(url, settings):
         return None
     if url.partition(":")[0] in ("redis", "rediss"):
         parts = _Parts(
@@ -84,6 +84,10 @@ def result_address(settings: Mapping[str, Any]) -> Address | None:
     return Address(url, {**options, **settings["result_backend_transport_options"]})
 
 
+def _is_broker(url: str, settings: Mapping[str, Any]) -> bool:
+    return set(_listed(url)) <= set(_listed(_broker_url(settings)))
+
+
 def _redis_options(url: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     if not url.startswith("redis"):
         return {}
@@ -96,6 +100,7 @@ def _redis_options(url: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         "socket_keepalive": settings["redis_socket_keepalive"] or None,
         "client_name": settings["redis_client_name"],
         "use_ssl": settings["redis_backend_use_ssl"],
+        "result_keyprefix": settings["result_backend_transport_options"].get("global_keyprefix"),
         "credential_provider": provider() if isinstance(provider, type) else provider,
     }
     return {name: value for name, value in options.items() if value is not None}
@@ -119,9 +124,13 @@ def _split(text: str) -> list[str]:
 
 
 def _joined(urls: list[str]) -> str:
-    if len(urls) > 1 and not all(url.partition(":")[0] in _SEVERAL for url in urls):
+    schemes = {url.partition(":")[0] for url in urls}
+    if len(urls) > 1 and not any(schemes <= together for together in _SEVERAL):
         shown = ", ".join(masked(url) for url in urls)
-        raise ImproperlyConfigured(f"broker_url: several URLs can be amqp:// only, got {shown}")
+        raise ImproperlyConfigured(
+            "broker_url: several URLs can be all amqp://, all redis:// or all sentinel://, "
+            f"got {shown}"
+        )
     return ";".join(urls)
 
 

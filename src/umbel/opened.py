@@ -41,6 +41,12 @@ class Servers:
     #: The server of the ledger, where it is another than the broker.
     companion: Server | None = None
 
+    def warnings(self) -> list[str]:
+        """Return what is dangerous about how they are set up, for operators. May connect."""
+        every = (self.broker, self.store, self.companion)
+        found = {server.display_url: server for server in every if server is not None}
+        return [f"{url}: {said}" for url, server in found.items() for said in server.warnings()]
+
 
 @dataclass(frozen=True, slots=True)
 class _Places:

@@ -76,6 +76,7 @@ class Pair:
             joining=store.committer,
         )
         self.joins: Joins | None = store.joins
+        self.warnings = broker.warnings
         self.close = broker.close
 
 

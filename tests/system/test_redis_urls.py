@@ -78,7 +78,7 @@ def test_options_reach_the_connection() -> None:
 @pytest.mark.parametrize(
     ("url", "options"),
     [
-        ("sentinel://host:26379", {}),
+        ("sentinel://host:26379", {}),  # without a master's name
         ("redis://", {"priority_steps": [3, 6]}),
         ("redis://", {"highest_priority": 5}),
         ("redis://host/0?db=x", {}),

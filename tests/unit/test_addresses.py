@@ -32,6 +32,8 @@ def values(folder: Path, **settings: Any) -> Any:
         ({"broker_url": "amqp://a:b@h:1/v", "broker_user": "u", "broker_port": 9}, None),
         ({"broker_url": "amqp://h//", "broker_vhost": "v"}, "amqp://h//"),
         ({"broker_url": ["amqp://a", "amqp://b"]}, "amqp://a;amqp://b"),
+        ({"broker_url": "redis://a;rediss://b"}, "redis://a;rediss://b"),
+        ({"broker_url": "sentinel://a;sentinel://b/1"}, "sentinel://a;sentinel://b/1"),
         ({"broker_url": "amqp://u:a;b@a;amqp://b"}, "amqp://u:a;b@a;amqp://b"),
         ({"broker_url": "amqp://a", "broker_write_url": "amqp://b"}, "amqp://b"),
     ],
@@ -41,9 +43,10 @@ def test_the_brokers_url(tmp_path: Path, settings: dict[str, Any], url: str | No
 
 
 def test_several_urls_are_refused_where_nobody_could_follow_them(tmp_path: Path) -> None:
-    with pytest.raises(ImproperlyConfigured, match="amqp:// only") as caught:
-        broker_address(values(tmp_path, broker_url="redis://:hidden@a;redis://b"))
-    assert "hidden" not in str(caught.value)
+    for others in ("sqlite:///b", "amqp://b"):
+        with pytest.raises(ImproperlyConfigured, match="all redis://") as caught:
+            broker_address(values(tmp_path, broker_url=f"redis://:hidden@a;{others}"))
+        assert "hidden" not in str(caught.value)
 
 
 def test_the_brokers_options_and_what_overrules_them(tmp_path: Path) -> None:

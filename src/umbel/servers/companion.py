@@ -75,6 +75,9 @@ class Accompanied:
         self.joins: Joins | None = None
         self.committer: Committer = OrderedCommit(self.transport, self.results, settling)
 
+    def warnings(self) -> Sequence[str]:
+        return self._broker.warnings()
+
     def close(self) -> None:
         self._broker.close()
 

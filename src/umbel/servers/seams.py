@@ -520,6 +520,10 @@ class Server(Protocol):
     joins: Joins | None
     committer: Committer
 
+    def warnings(self) -> Sequence[str]:
+        """Return what is dangerous about how the server is set up, for operators. May connect."""
+        ...
+
     def close(self) -> None:
         """Close all of it. Idempotent."""
         ...

@@ -153,6 +153,7 @@ class FlakyServer:
         self.ledger: Ledger | None = inner.ledger and FlakyLedger(inner.ledger, self.faults)
         self.bus = inner.bus
         self.joins: Joins | None = inner.joins and FlakyJoins(inner.joins, self.faults)
+        self.warnings = inner.warnings
         self.committer: Committer = FlakyCommitter(inner.committer, self.faults)
         self._inner = inner
 

@@ -209,6 +209,7 @@ class Worker:
             ledger=servers.ledger,
             bus=servers.broker.bus if self.app.conf.worker_enable_remote_control else None,
             joiner=self.joiner(self.service(servers), servers),
+            warnings=servers.warnings,
         )
 
     def service(self, servers: Servers | None = None) -> Service:

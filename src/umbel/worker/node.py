@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import selectors
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +65,7 @@ class Node:
         ledger: Ledger | None,
         bus: Bus | None = None,
         joiner: Joiner | None = None,
+        warnings: Callable[[], Iterable[str]] = tuple,
     ) -> None:
         self._plan = plan
         self._transport = transport
@@ -81,6 +82,8 @@ class Node:
         self._terminator = Terminator(
             plan.board, lanes=plan.lanes, ends_processes=plan.ends_processes
         )
+        #: Asked once, as soon as the server answers.
+        self._warnings: Callable[[], Iterable[str]] | None = warnings
         self._turn_at = 0.0
         #: Tasks that processes have ended which are buried.
         self._processed = 0
@@ -134,6 +137,7 @@ class Node:
             self._transport.recover()
             if self._joiner is not None:
                 self._joiner.sweep()
+            self._warn()
             if self._ledger is not None:
                 self._terminator.look(self._ledger)
                 self._announce(self._ledger)
@@ -142,6 +146,12 @@ class Node:
             if self._silent_since is None:
                 self._silent_since = _monotonic()
                 logger.error("The node cannot renew its leases, trying again: %s", error)  # noqa: TRY400 -- an outage, no bug
+
+    def _warn(self) -> None:
+        if self._warnings is not None:
+            for warning in self._warnings():
+                logger.warning("%s", warning)
+            self._warnings = None
 
     def _bury(self) -> None:
         graves = self._plan.board.in_state(SlotState.GRAVE)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 from umbel.clock import SYSTEM_CLOCK, Clock
@@ -37,6 +38,9 @@ class MemoryServer:
         self.bus: Bus | None = None
         self.joins: Joins | None = MemoryJoins(space)
         self.committer: Committer = MemoryCommit(space)
+
+    def warnings(self) -> Sequence[str]:
+        return ()
 
     def close(self) -> None:
         """Do nothing: the space stays until the process ends, as a server does."""

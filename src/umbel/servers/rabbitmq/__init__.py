@@ -12,6 +12,7 @@ transaction over queues and results, so its commit is ordered (``servers.ordered
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from umbel.clock import SYSTEM_CLOCK
@@ -42,6 +43,9 @@ class RabbitServer:
         self.joins: Joins | None = None
         settling = RabbitSettling(hub, publishing)
         self.committer: Committer = OrderedCommit(self.transport, self.results, settling)
+
+    def warnings(self) -> Sequence[str]:
+        return ()
 
     def close(self) -> None:
         self._replies.retire()

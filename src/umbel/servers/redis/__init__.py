@@ -5,12 +5,15 @@ connection ── links, and idle ones lent      pieces, scripts ── what the
 messages ── arguments of the scripts         queues, consumer ── publish and receive
 commit ── effects                            results, ledger ── what is kept
 unacked ── what Celery's dead held           bus ── remote control
+places ── which server is the master         advice ── what is dangerous
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from umbel.servers.redis import advice
 from umbel.servers.redis.bus import RedisBus
 from umbel.servers.redis.commit import RedisCommitter
 from umbel.servers.redis.connection import Connections
@@ -43,6 +46,9 @@ class RedisServer:
         self.joins = None
         self.bus = RedisBus(self._connections, keys, parsed)
         self.committer = RedisCommitter(self._connections, keys, parsed)
+
+    def warnings(self) -> Sequence[str]:
+        return advice.warnings(self._connections)
 
     def close(self) -> None:
         self._connections.close()

@@ -9,10 +9,10 @@ A ``Link`` belongs to one thread at a time. ``Connections`` belongs to the serve
 used by any thread: taking from and putting into its deque are atomic. After a fork the child finds
 another process id and forgets the parent's links without shutting their sockets down.
 
-A link that failed is closed and never used again, because a reply may still be on its way. An idle
-one is looked at before use: if its peer has closed it (a restart), a new one takes its place and
-the caller notices nothing. Nothing is repeated here: whether a command that failed took place is
-not known, so repeating is for callers that know it is harmless.
+A link that failed is closed and never used again, because a reply may still be on its way; with it
+go the idle ones. An idle one is looked at before use: if its peer has closed it (a restart), a new
+one takes its place and the caller notices nothing. Nothing is repeated here: whether a command that
+failed took place is not known, so repeating is for callers that know it is harmless.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import select
 import socket
 import ssl
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha1
@@ -42,6 +42,7 @@ from umbel.exceptions import (
 )
 from umbel.servers.redis.keys import READABLE_FROM, SCHEMA, Keys
 from umbel.servers.redis.options import Options
+from umbel.servers.redis.places import Places
 
 #: What the scripts need (RPOP with a count, ZRANGE BYSCORE, ZMSCORE).
 MINIMUM_VERSION = (6, 2)
@@ -252,9 +253,7 @@ class Connections:
     def __init__(self, options: Options, keys: Keys) -> None:
         self._options = options
         self._keys = keys
-        arguments = dict(options.connection)
-        self._make = arguments.pop("connection_class", Connection)
-        self._arguments = {"protocol": 3, "socket_timeout": options.socket_timeout, **arguments}
+        self._places = Places(options)
         self._idle: deque[Link] = deque()
         self._process = os.getpid()
         self._generation = 0
@@ -264,8 +263,8 @@ class Connections:
         link = self._take(deadline)
         try:
             reply = link.call(*words, deadline=deadline)
-        except BaseException:
-            link.close()
+        except BaseException as error:
+            self._drop(link, error)
             raise
         self._put(link)
         return reply
@@ -282,24 +281,39 @@ class Connections:
         link = self._take(deadline)
         try:
             replies = link.run(script, keys, calls, deadline=deadline)
-        except BaseException:
-            link.close()
+        except BaseException as error:
+            self._drop(link, error)
             raise
         self._put(link)
         return replies
 
     def open(self, deadline: float | None = None) -> Link:
         """Return a new link, which the caller closes. Raises ConnectionLost, TransportError."""
-        arguments = self._arguments
-        if deadline is not None:
-            arguments = {**arguments, **self._timeouts(deadline)}
+        problem = ConnectionLost(f"{self._options.display_url} names no server")
         with _translating(self._options.display_url):
-            connection = self._make(**arguments)
+            for number, place in self._places:
+                try:
+                    link = self._connected(place, deadline)
+                except ConnectionLost as error:
+                    problem = error
+                else:
+                    self._places.remember(number)
+                    return link
+        raise problem
+
+    def _connected(self, place: Mapping[str, Any], deadline: float | None) -> Link:
+        timeout = self._options.socket_timeout
+        arguments: dict[str, Any] = {"protocol": 3, "socket_timeout": timeout, **place}
+        if deadline is not None:
+            arguments |= self._timeouts(arguments, deadline)
+        make = arguments.pop("connection_class", Connection)
+        with _translating(self._options.display_url):
+            connection = make(**arguments)
             connection.connect()
         link = Link(connection, self._options)
         link.generation = self._generation
         try:
-            _check_version(connection.handshake_metadata)
+            _check(connection.handshake_metadata, self._options.display_url)
             self._check_schema(link, deadline)
         except BaseException:
             link.close()
@@ -333,12 +347,17 @@ class Connections:
         else:
             link.close()
 
-    def _timeouts(self, deadline: float) -> dict[str, float]:
+    def _drop(self, link: Link, error: BaseException) -> None:
+        link.close()
+        if isinstance(error, ConnectionLost):
+            self.close()  # the others lead to the same server: gone, or no longer the master
+
+    def _timeouts(self, arguments: Mapping[str, Any], deadline: float) -> dict[str, float]:
         left = deadline - self._options.clock.monotonic()
         if left <= 0:
             raise TimeoutError("the deadline has passed")
         names = ("socket_connect_timeout", "socket_timeout")
-        return {name: min(left, self._arguments[name]) for name in names}
+        return {name: min(left, arguments[name]) for name in names}
 
     def _check_schema(self, link: Link, deadline: float | None) -> None:
         key = self._keys.schema
@@ -429,13 +448,17 @@ def _translating(url: str) -> Generator[None]:
         raise ImproperlyConfigured(f"{url}: unknown option: {error}") from error
 
 
-def _check_version(hello: Any) -> None:
-    version = (hello or {}).get(b"version", b"")
+def _check(hello: Any, url: str) -> None:
+    """Refuse a server that cannot serve, by what it says of itself."""
+    about = hello or {}
+    version = about.get(b"version", b"")
     numbers = tuple(int(part) for part in version.split(b".")[:2] if part.isdigit())
     if numbers and numbers < MINIMUM_VERSION:
         raise ImproperlyConfigured(
-            f"this is Redis {_dotted(numbers)}: {_dotted(MINIMUM_VERSION)} or newer is needed"
+            f"{url} is Redis {_dotted(numbers)}: {_dotted(MINIMUM_VERSION)} or newer is needed"
         )
+    if about.get(b"role", b"master") != b"master":
+        raise ConnectionLost(f"{url} is a replica, which takes no messages")
 
 
 def _dotted(version: tuple[int, ...]) -> str:

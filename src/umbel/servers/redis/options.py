@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -18,6 +19,7 @@ from umbel.wire.names import BUCKET_SEPARATOR, PRIORITY_STEPS
 SOCKET_TIMEOUT = 30.0
 CONNECT_TIMEOUT = 5.0
 POLLING_INTERVAL = 0.1
+SENTINEL_PORT = 26379
 #: Seconds, as Celery has it.
 VISIBILITY_TIMEOUT = 3600.0
 #: Bytes of one message; above it the server's own limit (512 MiB) and our memory are too near.
@@ -31,6 +33,24 @@ _CONNECTION_OPTIONS = (
     "credential_provider",
 )
 
+#: Between several URLs; a password may have one too.
+_SEPARATOR = re.compile(r";(?=[a-z+]+://)")
+#: What sentinels tell instead of the URL.
+_PLACE = ("host", "port")
+
+
+@dataclass(frozen=True, slots=True)
+class Sentinels:
+    """Redis Sentinels, who watch over a master and name another when it fails."""
+
+    addresses: tuple[tuple[str, int], ...]
+    #: The name under which they watch it.
+    master: str
+    #: For redis-py's connections to them: password, TLS, ….
+    connection: Mapping[str, Any]
+    #: How many others a sentinel must see so that its word counts.
+    min_other_sentinels: int = 0
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -39,6 +59,10 @@ class Options:
     #: For redis-py's connection class: host, port, db, password, TLS, ….
     connection: Mapping[str, Any]
     display_url: str
+    #: Further places where the server may be: of all, the one that is no replica is taken.
+    others: tuple[Mapping[str, Any], ...] = ()
+    #: Who knows where the server is now; then the connection names no host.
+    sentinels: Sentinels | None = None
     clock: Clock = SYSTEM_CLOCK
     socket_timeout: float = SOCKET_TIMEOUT
     #: Put before every key, as it is.
@@ -67,17 +91,20 @@ class Options:
 
 
 def parse(url: str, options: Mapping[str, Any]) -> Options:
-    """Read a URL and options; options that do not concern Redis are left alone."""
-    connection = _connection(url, tls=options.get("use_ssl"))
+    """Read a URL, or several with ";" between them, and options; those of others are left alone."""
+    urls = _SEPARATOR.split(url)
+    connection, *others = [_connection(each, options) for each in urls]
     timeout = float(options.get("socket_timeout") or SOCKET_TIMEOUT)
-    connect_timeout = options.get("connect_timeout") or CONNECT_TIMEOUT
-    connection.setdefault("socket_connect_timeout", connect_timeout)
-    for name in _CONNECTION_OPTIONS:
-        if options.get(name) is not None:
-            connection[name] = options[name]
+    sentinels = None
+    if urlsplit(urls[0]).scheme == "sentinel":
+        sentinels = _sentinels(urls, options)
+        connection = {name: value for name, value in connection.items() if name not in _PLACE}
+        others = []
     return Options(
         connection=connection,
-        display_url=_without_password(url),
+        display_url=";".join(map(_without_password, urls)),
+        others=tuple(others),
+        sentinels=sentinels,
         clock=options.get("clock") or SYSTEM_CLOCK,
         socket_timeout=float(connection.pop("socket_timeout", timeout)),
         global_keyprefix=options.get("global_keyprefix", ""),
@@ -96,8 +123,8 @@ def parse(url: str, options: Mapping[str, Any]) -> Options:
     )
 
 
-def _connection(url: str, *, tls: Any) -> dict[str, Any]:
-    url = _normal(url)
+def _connection(url: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    url, tls = _normal(url), options.get("use_ssl")
     if tls and url.startswith("redis:"):
         url = f"rediss:{url.removeprefix('redis:')}"
     try:
@@ -106,24 +133,41 @@ def _connection(url: str, *, tls: Any) -> dict[str, Any]:
         raise ImproperlyConfigured(f"{_without_password(url)}: {error}") from error
     if isinstance(tls, Mapping):
         parsed |= {f"ssl_{name.removeprefix('ssl_')}": value for name, value in tls.items()}
-    return parsed
+    parsed.setdefault("socket_connect_timeout", options.get("connect_timeout") or CONNECT_TIMEOUT)
+    given = {name: options[name] for name in _CONNECTION_OPTIONS if options.get(name) is not None}
+    return parsed | given
 
 
 def _normal(url: str) -> str:
-    """Rewrite Celery's URLs of Unix sockets and databases into those redis-py reads."""
+    """Rewrite Celery's URLs of Unix sockets, databases and sentinels into those redis-py reads."""
     parts = urlsplit(url)
-    scheme = parts.scheme.lower()
-    if scheme == "sentinel":
-        raise ImproperlyConfigured(
-            "sentinel:// is not supported yet: expected redis:// or rediss://"
-        )
-    if scheme == "redis+socket":
-        scheme = "unix"
+    scheme = {"redis+socket": "unix", "sentinel": "redis"}.get(parts.scheme, parts.scheme)
     query = [
-        ("db" if name == "virtual_host" else name, value) for name, value in parse_qsl(parts.query)
+        ("db" if name == "virtual_host" else name, _value(name, value))
+        for name, value in parse_qsl(parts.query)
     ]
     rest = urlunsplit(("", parts.netloc, parts.path, urlencode(query), ""))
     return f"{scheme}:{rest if parts.netloc else '//' + rest.removeprefix('//')}"
+
+
+def _value(name: str, value: str) -> str:
+    return value.lower().removeprefix("cert_") if name == "ssl_cert_reqs" else value
+
+
+def _sentinels(urls: Sequence[str], options: Mapping[str, Any]) -> Sentinels:
+    master = options.get("master_name")
+    if not master:
+        raise ImproperlyConfigured(
+            "sentinel:// needs broker_transport_options['master_name'], the name under which the "
+            "sentinels watch the server"
+        )
+    places = [urlsplit(each) for each in urls]
+    return Sentinels(
+        tuple((each.hostname or "localhost", each.port or SENTINEL_PORT) for each in places),
+        master,
+        options.get("sentinel_kwargs") or {},
+        int(options.get("min_other_sentinels", 0)),
+    )
 
 
 def _without_password(url: str) -> str:

@@ -14,6 +14,7 @@ joins       Joins                            commit      Committer
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from umbel.servers.seams import Bus, Committer, Joins, Ledger, ResultStore, Server, Transport
@@ -49,6 +50,9 @@ class SqliteServer:
         self.joins: Joins | None = SqliteJoins(store)
         self.committer: Committer = SqliteCommitter(store)
         self.database = database
+
+    def warnings(self) -> Sequence[str]:
+        return ()
 
     def close(self) -> None:
         """Close all of it. Idempotent."""
