@@ -22,12 +22,14 @@ from bench.apps import Calls
 
 #: Calls whose results `verify` asks for.
 KEPT = 50
-#: Arguments of a task by name, from the number of the call and the size of its payload.
+#: Arguments of a task by name, from the number of the call and the size of its payload (of
+#: ``rest``: its microseconds).
 ARGUMENTS: dict[str, Callable[[int, int], tuple[Any, ...]]] = {
     "noop": lambda number, _size: (number,),
     "take": lambda _number, size: ("x" * size,),
     "stamp": lambda _number, _size: (time.monotonic_ns(),),
     "nap": lambda _number, _size: (1.0,),
+    "rest": lambda _number, size: (size / 1e6,),
 }
 Reply: TypeAlias = dict[str, Any]
 
@@ -82,6 +84,19 @@ class Client:
                 time.sleep(ahead)
             send(time.monotonic_ns())
         return {"rate": count / (time.monotonic() - began), "count": count}
+
+    def mixed(self, rate: float, seconds: float, hog_every: float, hog: float) -> Reply:
+        """Send ``stamp`` at a steady rate, and every so often a task that takes long."""
+        stamp, long = self._calls.sender("stamp"), self._calls.sender("hog")
+        began, count = time.monotonic(), int(rate * seconds)
+        next_hog = began
+        for number in range(count):
+            time.sleep(max(began + number / rate - time.monotonic(), 0.0))
+            if time.monotonic() >= next_hog:
+                long(hog)
+                next_hog += hog_every
+            stamp(time.monotonic_ns())
+        return {"count": count}
 
     def ping(self, count: int, pause: float) -> Reply:
         """Send and wait for the result, one at a time; return each one's milliseconds."""

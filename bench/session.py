@@ -114,15 +114,15 @@ class Session:
             raise
 
     @contextlib.contextmanager
-    def worker(self, processes: int) -> Generator[Process]:
-        """Run a worker with so many processes for as long as the block lasts."""
+    def worker(self, processes: int, *options: str) -> Generator[Process]:
+        """Run a worker with so many processes, and further options, as long as the block lasts."""
         scripts = str(Path(self._python).parent)
         argv = [
             each.replace(PROCESSES, str(processes)).replace(SCRIPTS, scripts)
             for each in self.system.worker
         ]
         self._environment[apps.CONCURRENCY] = str(processes)
-        worker = Process(self._command("worker", *argv))
+        worker = Process(self._command("worker", *argv, *options))
         try:
             yield worker
         finally:

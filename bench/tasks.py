@@ -38,8 +38,27 @@ def stamp(sent: int) -> int:
     return sent
 
 
+def rest(seconds: float) -> float:
+    """Wait, as a task does that asks another server; note it when it ends."""
+    time.sleep(seconds)
+    probe().mark()
+    return seconds
+
+
+def hog(seconds: float) -> float:
+    """Wait, and note nothing: it is there to be in the way of others."""
+    time.sleep(seconds)
+    return seconds
+
+
 #: By the name under which the client asks for them.
-TASKS: dict[str, Callable[..., Any]] = {"noop": noop, "take": take, "stamp": stamp}
+TASKS: dict[str, Callable[..., Any]] = {
+    "noop": noop,
+    "take": take,
+    "stamp": stamp,
+    "rest": rest,
+    "hog": hog,
+}
 
 
 def _forget() -> None:

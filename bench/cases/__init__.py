@@ -7,10 +7,15 @@ from bench.cases import (
     coroutines,
     drain,
     enqueue,
+    fleet,
     footprint,
     latency,
+    mixed,
     payloads,
     publisher,
+    recovery,
+    recycling,
+    waiting,
 )
 
 CASES = (
@@ -22,4 +27,9 @@ CASES = (
     latency.CASE,
     backlog.CASE,
     footprint.CASE,
+    fleet.CASE,
+    waiting.CASE,
+    mixed.CASE,
+    recycling.CASE,
+    recovery.CASE,
 )
