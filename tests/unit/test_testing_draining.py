@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from umbel import Task, Umbel, chain, current_task
+from umbel import Task, Umbel, chain, chord, current_task
 from umbel.context import reporter
 from umbel.exceptions import (
     EncodeError,
@@ -73,6 +73,30 @@ def test_what_waits_runs_in_this_thread_and_what_follows_too(app: Umbel) -> None
     assert result.get(timeout=1) == 6
     assert set(threads) == {threading.current_thread()}
     assert run_until_idle(app) == []
+
+
+def test_chords_and_replacements(app: Umbel) -> None:
+    @app.task(name="double")
+    def double(x: int) -> int:
+        return 2 * x
+
+    @app.task(name="swap", bind=True)
+    def swap(self: Task[..., Any], x: int) -> Any:
+        return self.replace(double.s(x))
+
+    @app.task(name="total")
+    def total(numbers: list[int]) -> int:
+        return sum(numbers)
+
+    result: Any = chord([double.s(1), swap.s(2)])(total.s())
+    ran = run_until_idle(app)
+    assert [(run.task, run.args, run.state) for run in ran] == [
+        ("double", [1], "SUCCESS"),
+        ("swap", [2], "IGNORED"),
+        ("double", [2], "SUCCESS"),
+        ("total", [[2, 4]], "SUCCESS"),
+    ]
+    assert result.get(timeout=1) == 6
 
 
 def test_priorities_are_kept_even_for_what_is_sent_meanwhile(

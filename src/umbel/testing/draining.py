@@ -2,7 +2,7 @@
 
 It takes the turns that a worker with one process takes: receive the first message that is due,
 refuse it or run it, commit what follows. Parts and semantics are the worker's own (priorities,
-retries, links and chains, expiry, revocation, dead letters, soft time limits, acknowledgement),
+retries, links, chains, chords, expiry, revocation, dead letters, soft time limits, acknowledgement),
 only the threads are missing: synchronous tasks run in the calling thread, coroutine tasks one after
 the other in a loop that lasts as long as the call. So a test is the same at each run, and a
 breakpoint in a task is where one sits.
@@ -50,7 +50,8 @@ _LEASE = 1e9
 class Run(Call):
     """A call that was received, and what became of it."""
 
-    #: As in ``umbel.states``: SUCCESS, FAILURE, RETRY, REVOKED (or expired), REJECTED, IGNORED.
+    #: As in ``umbel.states``: SUCCESS, FAILURE, RETRY, REVOKED (or expired), REJECTED, IGNORED
+    #: (or replaced by another).
     state: str
     #: What the task returned.
     value: Any = None
