@@ -2,10 +2,10 @@
 
 It takes the turns that a worker with one process takes: receive the first message that is due,
 refuse it or run it, commit what follows. Parts and semantics are the worker's own (priorities,
-retries, links, chains, chords, expiry, revocation, dead letters, soft time limits, acknowledgement),
-only the threads are missing: synchronous tasks run in the calling thread, coroutine tasks one after
-the other in a loop that lasts as long as the call. So a test is the same at each run, and a
-breakpoint in a task is where one sits.
+retries, links, chains, chords, expiry, revocation, dead letters, soft time limits), only the
+threads are missing: synchronous tasks run in the calling thread, coroutine tasks one after the
+other in a loop that lasts as long as the call. So a test is the same at each run, and a breakpoint
+in a task is where one sits.
 
 Time does not pass by itself unless the clock goes; ``advance`` moves it to the next due time each
 time nothing else is left. What a worker does on its machine's clock stays on it: time limits.
