@@ -13,7 +13,6 @@ import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any, Concatenate, Literal, ParamSpec, Protocol, Self, TypeVar, Unpack, overload
 
 from umbel import checks, context, eager, ids, registry, result
@@ -447,6 +446,8 @@ def _stamps(request: Request) -> dict[str, Any]:
 
 
 def _import_related(packages: Any, related_name: str | None) -> None:
+    from importlib.util import find_spec  # noqa: PLC0415 -- only workers get here
+
     if callable(packages):
         packages = packages()
     for package in _django_apps() if packages is None else packages:
