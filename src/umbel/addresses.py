@@ -89,7 +89,7 @@ def _is_broker(url: str, settings: Mapping[str, Any]) -> bool:
 
 
 def _redis_options(url: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    if not url.startswith("redis"):
+    if not url.startswith(("redis", "sentinel")):
         return {}
     provider = settings["redis_backend_credential_provider"]
     if isinstance(provider, str):

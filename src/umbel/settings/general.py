@@ -55,8 +55,8 @@ class Broker:
     broker_url = Setting(
         URLS,
         "sqlite://",
-        "Where messages wait; sqlite:// is the file of the project. RabbitMQ takes several URLs, "
-        "tried in their order.",
+        "Where messages wait; sqlite:// is the file of the project. RabbitMQ and Redis take "
+        "several URLs, tried in their order.",
         celery="amqp://",
         old="broker_host BROKER_HOST",
     )
