@@ -8,6 +8,7 @@ the newest; two threads that do so at once make two equal ones, and either is ri
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
@@ -21,12 +22,13 @@ from umbel.bridge.aio import AsyncPublisher
 from umbel.calling import BoundCall, tell_publishing
 from umbel.canvas.plan import Call
 from umbel.canvas.signature import Signature, maybe_signature
+from umbel.clock import SYSTEM_CLOCK
 from umbel.config import Config, Snapshot, import_named
 from umbel.control import Control
 from umbel.exceptions import ImproperlyConfigured, TransportError
 from umbel.message import Message
 from umbel.opened import Opened, Servers, clock_of
-from umbel.options import CallOptions, call_arguments
+from umbel.options import CallOptions, call_arguments, zone_of
 from umbel.publisher import ONCE, Publisher, RetryPolicy
 from umbel.registry import (
     AnyTask,
@@ -358,6 +360,17 @@ class Umbel:
         policy: RetryPolicy | None = None,
     ) -> None:
         self.publisher.publish(messages, routes, deadline_in=deadline_in, policy=policy)
+
+    @property
+    def timezone(self) -> dt.tzinfo:
+        """The zone of naive times, as the settings ``timezone`` and ``enable_utc`` say."""
+        zone = zone_of(self.conf.current().values)
+        return zone or self.now().tzinfo or dt.UTC
+
+    def now(self) -> dt.datetime:
+        """Return the time in the application's zone."""
+        zone = zone_of(self.conf.current().values)
+        return dt.datetime.fromtimestamp(SYSTEM_CLOCK.now(), dt.UTC).astimezone(zone)
 
     @property
     def origin(self) -> str:

@@ -17,12 +17,11 @@ from typing import Any
 
 from umbel import states
 from umbel.bound import BoundTask, unstorable
-from umbel.canvas.errbacks import call_here
 from umbel.canvas.plan import replacement, settle
 from umbel.canvas.signature import listed_signatures, maybe_signature
 from umbel.context import current_request
 from umbel.exceptions import EncodeError, Ignore, Reject, Replaced
-from umbel.executor import execute, execute_async
+from umbel.executor import call_errbacks, execute, execute_async
 from umbel.ids import new_id, node_name
 from umbel.message import Outcome, ResultRecord
 from umbel.models import dump
@@ -233,7 +232,7 @@ def _follow_up(task: Any, request: Request, outcome: Outcome) -> None:
             *rest, following = request.chain
             maybe_signature(following, task.app).apply((outcome.value,), chain=rest or None)
     elif outcome.state == states.FAILURE:
-        for errback in call_here(request, outcome, partial(_bound, task.app)):
+        for errback in call_errbacks(request, outcome, partial(_bound, task.app)):
             maybe_signature(errback, task.app).apply((request.id,))
 
 

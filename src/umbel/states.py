@@ -22,3 +22,21 @@ EXCEPTION_STATES: Final = frozenset({RETRY, FAILURE, REVOKED})
 #: States that raise in the caller's ``get()``.
 PROPAGATE_STATES: Final = frozenset({FAILURE, REVOKED})
 ALL_STATES: Final = READY_STATES | UNREADY_STATES
+
+#: The further on a state is, the earlier it stands; one of a task's own stands at None.
+PRECEDENCE: Final = (
+    SUCCESS,
+    FAILURE,
+    None,
+    REVOKED,
+    STARTED,
+    RECEIVED,
+    REJECTED,
+    RETRY,
+    PENDING,
+)
+
+
+def precedence(state: str) -> int:
+    """Return how far on a state is: 0 is the furthest."""
+    return PRECEDENCE.index(state if state in PRECEDENCE else None)

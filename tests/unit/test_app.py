@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import sys
 import threading
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from umbel import (
     current_task,
     registry,
     shared_task,
+    states,
 )
 from umbel.canvas.plan import Call
 from umbel.context import current_request
@@ -368,3 +370,18 @@ def test_due_times_are_counted_by_the_brokers_clock(request: pytest.FixtureReque
         START + 1e9 + 90,
         START + 1e9,
     )
+
+
+def test_the_time_of_the_application() -> None:
+    app = Umbel("times", "memory://times", timezone="Asia/Tokyo", set_as_current=False)
+    assert str(app.timezone) == "Asia/Tokyo"
+    assert app.now().tzinfo is app.timezone
+    app.conf.timezone = None
+    assert app.timezone is dt.UTC
+    app.conf.enable_utc = False
+    assert app.timezone.utcoffset(app.now()) == app.now().utcoffset()
+
+
+def test_states_can_be_compared_by_how_far_on_they_are() -> None:
+    order = [states.PENDING, states.STARTED, "PROGRESS", states.FAILURE, states.SUCCESS]
+    assert sorted(order, key=states.precedence, reverse=True) == order

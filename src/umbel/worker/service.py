@@ -20,7 +20,6 @@ from umbel import signals, states
 from umbel.bound import BoundTask, tell_revoked
 from umbel.calling import tell_publishing
 from umbel.canvas.advance import Policy, Unable, advance, after_join, without_body
-from umbel.canvas.errbacks import call_here
 from umbel.canvas.joins import released
 from umbel.clock import SYSTEM_CLOCK
 from umbel.exceptions import (
@@ -32,7 +31,7 @@ from umbel.exceptions import (
     TimeLimitExceeded,
     WorkerLostError,
 )
-from umbel.executor import run_after_hooks
+from umbel.executor import call_errbacks, run_after_hooks
 from umbel.message import Delivery, Effects, Ending, Outcome
 from umbel.serializers import JSON_TYPE
 from umbel.servers.seams import Joined, Refusal
@@ -189,7 +188,7 @@ class Service:
 
     def _call_errbacks(self, request: Request, outcome: Outcome) -> list[Any]:
         """Call the errbacks that are called here; return the others."""
-        return call_here(request, outcome, self.tasks.get)
+        return call_errbacks(request, outcome, self.tasks.get)
 
     def release_failed(self, join_id: str, joined: Joined, error: Exception) -> Effects:
         """Return what follows if the body's messages cannot be stored."""
