@@ -31,6 +31,10 @@ class TaskRegistry(dict[str, AnyTask]):
         error.hint = suggestion(str(name), self) or "; import the module that defines it first"
         raise error
 
+    def own(self) -> list[str]:
+        """Return the names of the application's own tasks, without those that every one has."""
+        return sorted(name for name in self if not name.startswith("celery."))
+
     def register(self, task: AnyTask) -> None:
         """Add a task under its name.
 

@@ -31,7 +31,7 @@ from umbel.arguments import parameters_of
 from umbel.bound import BoundTask, bind
 from umbel.bridge import aio
 from umbel.calling import BoundCall
-from umbel.canvas.composable import Composable
+from umbel.canvas.group import Composable
 from umbel.clock import SYSTEM_CLOCK
 from umbel.context import Application, current_app, current_request, reporter
 from umbel.exceptions import MaxRetriesExceededError, Retry

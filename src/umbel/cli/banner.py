@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator
 import click
 
 from umbel.clock import SYSTEM_CLOCK
-from umbel.task import Task
 from umbel.topology import Queue
 from umbel.version import VERSION
 from umbel.worker.launch import Worker
@@ -78,6 +77,5 @@ def _queue(queue: Queue) -> tuple[str, str]:
 
 
 def _tasks(worker: Worker) -> list[str]:
-    tasks: dict[str, Task[..., object]] = dict(worker.app.tasks)
-    own = sorted(name for name in tasks if not name.startswith("celery."))
+    own = worker.app.tasks.own()  # type: ignore[attr-defined]
     return own or ["(none: no module that was imported defines one)"]

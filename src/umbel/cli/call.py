@@ -80,6 +80,6 @@ def command(ctx: click.Context, /, *, name: str, as_json: bool, **options: Any) 
 
 def _warn_if_unknown(app: Umbel, name: str) -> None:
     known = app.tasks
-    if known and name not in known:
+    if known.own() and name not in known:
         hint = suggestion(name, known)
         click.echo(f"umbel: note: the application has no task {name!r}{hint}", err=True)

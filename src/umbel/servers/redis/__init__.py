@@ -3,6 +3,7 @@
 options ── what URL and options say          keys ── every key there is
 connection ── links, and idle ones lent      pieces, scripts ── what the server does in one step
 messages ── arguments of the scripts         queues, consumer ── publish and receive
+joins, joining ── headers of chords
 commit ── effects                            results, ledger ── what is kept
 unacked ── what Celery's dead held           bus ── remote control
 places ── which server is the master         advice ── what is dangerous
@@ -17,6 +18,7 @@ from umbel.servers.redis import advice
 from umbel.servers.redis.bus import RedisBus
 from umbel.servers.redis.commit import RedisCommitter
 from umbel.servers.redis.connection import Connections
+from umbel.servers.redis.joins import RedisJoins
 from umbel.servers.redis.keys import Keys
 from umbel.servers.redis.ledger import RedisLedger
 from umbel.servers.redis.options import parse
@@ -43,7 +45,7 @@ class RedisServer:
         self.transport = RedisTransport(self._connections, keys, parsed)
         self.results = RedisResults(self._connections, keys, parsed)
         self.ledger = RedisLedger(self._connections, keys, parsed.clock)
-        self.joins = None
+        self.joins = RedisJoins(self._connections, keys)
         self.bus = RedisBus(self._connections, keys, parsed)
         self.committer = RedisCommitter(self._connections, keys, parsed)
 

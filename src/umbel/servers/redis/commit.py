@@ -9,6 +9,7 @@ from operator import itemgetter
 from umbel.message import Effects
 from umbel.servers.redis import scripts
 from umbel.servers.redis.connection import Connections, text
+from umbel.servers.redis.joins import joining_arguments
 from umbel.servers.redis.keys import Keys
 from umbel.servers.redis.messages import Arguments, Packer, result_arguments
 from umbel.servers.redis.options import Options
@@ -23,17 +24,21 @@ class RedisCommitter:
         self._packer = Packer(options, keys)
         self._script_keys = (*self._packer.keys, keys.marks, keys.dead)
         self._start = (*self._packer.start, keys.results, keys.successes)
+        self._joins = (keys.groups, keys.joins, keys.complete_joins, keys.waiting_joins)
 
     def commit(self, effects: Sequence[Effects]) -> CommitReport:
         if not effects:
             return CommitReport()
-        arguments: Arguments = [*self._start]
+        joining = any(each.arrivals or each.opens or each.closes for each in effects)
+        script = scripts.COMMIT_AND_JOIN if joining else scripts.COMMIT
+        arguments: Arguments = [*self._start, *(self._joins if joining else ())]
         for each in effects:
-            self._add(arguments, each)
-        ((stale, refused),) = self._connections.run(scripts.COMMIT, self._script_keys, [arguments])
+            self._add(arguments, each, joining=joining)
+        ((stale, refused, joined),) = self._connections.run(script, self._script_keys, [arguments])
         return CommitReport(
             tuple(held for number in stale if (held := effects[number].delivery)),
             tuple(self._refusals(effects, refused)) if refused else (),
+            tuple(map(text, joined)),
         )
 
     def _refusals(
@@ -44,7 +49,7 @@ class RedisCommitter:
             lost = [(messages[index], text(reason)) for _, index, reason in found]
             yield Refusal(effects[number], self._packer.refusal(lost))
 
-    def _add(self, arguments: Arguments, effects: Effects) -> None:
+    def _add(self, arguments: Arguments, effects: Effects, *, joining: bool) -> None:
         delivery = effects.delivery
         if delivery is None:
             arguments += ("", "", effects.ending.value, "", "0", 0)
@@ -54,7 +59,10 @@ class RedisCommitter:
             ending = effects.ending.value
             arguments += (held, tag, ending, effects.reason, marked, delivery.crashes)
         arguments += (len(effects.results), len(effects.publish))
+        about, behind = joining_arguments(effects) if joining else ((), ())
+        arguments += about
         for record in effects.results:
             arguments += result_arguments(record)
         for message in effects.publish:
             arguments += self._packer.message(message)
+        arguments += behind

@@ -36,6 +36,10 @@ of one of the lists above; moments are microseconds of the server's clock.
     umbel:nodes                   hash    node -> record as JSON
     umbel:node-ends               zset    node -> when its record ends
     umbel:lease:<name>            hash    holder, token, ends
+    umbel:joins                   zset    complete join -> since when, until its body is sent
+    umbel:joins-waiting           zset    join that waits for members -> when it was looked at
+    umbel:join:<id>               string  what its body is made of; with ":full" since when it seems
+                                          to be complete, and nobody sends its body
     umbel:success:<id>            string  marks a final result whose bytes do not say that they are
 """
 
@@ -63,6 +67,7 @@ class Keys:
         "bindings",
         "charge",
         "charged",
+        "complete_joins",
         "consumer",
         "consumers",
         "dead",
@@ -71,6 +76,7 @@ class Keys:
         "groups",
         "held",
         "idle",
+        "joins",
         "lease",
         "leases",
         "marks",
@@ -91,6 +97,7 @@ class Keys:
         "suffixes",
         "unacked",
         "unacked_since",
+        "waiting_joins",
         "wake",
     )
 
@@ -123,6 +130,9 @@ class Keys:
             *(self.armed, self.idle, self.wake),
         )
         self.lease = f"{ours}lease:"
+        self.complete_joins = f"{ours}joins"
+        self.waiting_joins = f"{ours}joins-waiting"
+        self.joins = f"{ours}join:"
         self.charge = f"{ours}charge:"
         self.charged = f"{ours}charged:"
         self.bindings = f"{self.prefix}{names.BINDINGS}"

@@ -18,6 +18,7 @@ from __future__ import annotations
 from typing import Final
 
 from umbel.servers.redis.connection import Script
+from umbel.servers.redis.joining import JOINING, JOINLESS
 from umbel.servers.redis.pieces import CLOCK, CROWD, HOLDS, RESULTS, ROUTING
 
 #: Make exchanges, queues and bindings exist; all or, on a conflict, nothing.
@@ -348,7 +349,7 @@ return count
 #:   ->    numbers (from 0) of effects whose delivery was not held; and of messages that cannot be
 #:         stored, for which nothing of their effect was done: the effect's number, the message's
 #:         within it, and the reason
-COMMIT: Final = Script.of(
+_COMMIT: Final = (
     CLOCK,
     ROUTING,
     """
@@ -382,34 +383,47 @@ local function end_hold(held, tag, ending, marked, reason, crashes)
       'crashes', crashes)
   end
 end
+""",
+)
 
+_PERFORM: Final = """
 -- A write that needs no memory goes first: a full server refuses no other after it.
 redis.call('ZREM', KEYS[3], '')
 local stale = {}
-local i, number = 8, 0
+local i, number = FIRST, 0
 while i <= #ARGV do
   local held, tag, ending, reason = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
   local marked, crashes = ARGV[i + 4] == '1', ARGV[i + 5]
-  local results = i + 8
+  local results = i + HEAD
   local messages = results + 4 * ARGV[i + 6]
   local after = messages + 5 * ARGV[i + 7]
+  local next_effect = after + joining_arguments(i)
   -- The end of most is their fence as well: one call.
   local plain = ending == 'ack' and not marked and after == messages
   local ours = held == '' or redis.call(plain and 'HDEL' or 'HEXISTS', held, tag) == 1
-  if not ours then
-    stale[#stale + 1] = number
+  if not ours or is_passed_over(i) then
+    if not ours then stale[#stale + 1] = number end
   elseif not refuses(number, messages, after - 1) then
     for r = results, messages - 1, 4 do put(ARGV[r], ARGV[r + 1], ARGV[r + 2], ARGV[r + 3]) end
     for m = messages, after - 1, 5 do store(destination(m), ARGV[m + 3], ARGV[m + 4]) end
     if held ~= '' and not plain and ending ~= 'keep' then
       end_hold(held, tag, ending, marked, reason, crashes)
     end
+    join(i, after)
   end
-  i, number = after, number + 1
+  i, number = next_effect, number + 1
 end
-return {stale, refused}
-""",
-)
+return {stale, refused, joined}
+"""
+
+COMMIT: Final = Script.of(*_COMMIT, JOINLESS, _PERFORM)
+
+#: The same for effects of which some have to do with joins.
+#:   ARGV  8 beginning of groups   9 beginning of joins   10 complete joins   11 waiting joins; each
+#:         effect has three more arguments behind its counts: the join that it closes ("" = none),
+#:         count of joins it opens, count of arrivals; and these follow its messages
+#:   ->    the ids of joins that were completed as well
+COMMIT_AND_JOIN: Final = Script.of(*_COMMIT, JOINING, _PERFORM)
 
 #: Store results.
 #:   KEYS  none that are fixed
