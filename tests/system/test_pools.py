@@ -125,6 +125,15 @@ def test_a_signal_to_the_whole_group_is_a_warm_shutdown_too(start: Start, tmp_pa
         assert _depth(worker).held == 0
 
 
+def test_processes_of_a_node_with_a_long_name_are_told_apart(start: Start) -> None:
+    with start("-c", "2", "-n", f"{'ñ' * 100}@%h") as worker:
+        results = [worker.app.send_task("tasks.nap", (0.1,)) for _ in range(6)]
+        assert [each.get(timeout=10) for each in results] == [0.1] * 6
+        consumers = worker.app.servers().broker.transport.depth(["celery"])["celery"].consumers
+        assert consumers == 2
+        assert "does not answer" not in worker.log.read_text()
+
+
 def test_an_idle_worker_stops_at_once(start: Start) -> None:
     with start("-c", "2") as worker:
         assert worker.app.send_task("tasks.add", (1, 1)).get(timeout=5) == 2

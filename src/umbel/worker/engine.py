@@ -27,6 +27,9 @@ from umbel.worker.service import Service
 from umbel.worker.terminating import CANCEL
 from umbel.worker.window import TARGET, Window
 
+#: Bytes of the node's name in the ids of its consumers.
+MOST_OF_NODE = 90
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -67,7 +70,9 @@ class Engine:
         self._slot = slot
         self._pid = os.getpid()
         slot.pid = self._pid
-        slot.consumer_id = f"{plan.node}:{self._pid}:{ids.new_id()[-12:]}"
+        # The board has room for so much of the name; the rest makes the id the only one.
+        node = plan.node.encode()[:MOST_OF_NODE].decode(errors="ignore")
+        slot.consumer_id = f"{node}:{self._pid}:{ids.new_id()[-12:]}"
         consumer = transport.consume(plan.queues, consumer_id=slot.consumer_id, lease=plan.lease)
         self._lanes: list[Lane] = []
         self._loop: Loop | None = None
