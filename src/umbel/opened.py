@@ -18,7 +18,7 @@ from umbel.addresses import Address, broker_address, result_address
 from umbel.bridge import ResultBridge
 from umbel.bridge.process import call_after_fork
 from umbel.clock import SYSTEM_CLOCK, Clock
-from umbel.exceptions import ContentDisallowed
+from umbel.exceptions import ContentDisallowed, ImproperlyConfigured
 from umbel.serializers import accepted, get
 from umbel.servers.companion import Accompanied
 from umbel.servers.ordered import OrderedCommit, SettlingByCommit
@@ -40,6 +40,15 @@ class Servers:
     store: Server | None = None
     #: The server of the ledger, where it is another than the broker.
     companion: Server | None = None
+
+    def ledger_for(self, purpose: str) -> Ledger:
+        """Return the ledger. Raises ImproperlyConfigured if there is none for this purpose."""
+        if self.ledger is None:
+            raise ImproperlyConfigured(
+                f"{purpose} need a ledger, and {self.broker.display_url} has none: set ledger_url "
+                "to Redis or a SQLite file, for the workers too"
+            )
+        return self.ledger
 
     def warnings(self) -> list[str]:
         """Return what is dangerous about how they are set up, for operators. May connect."""

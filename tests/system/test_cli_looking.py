@@ -63,7 +63,7 @@ def test_status_and_top_tell_who_works_on_what(project: Project) -> None:
         assert any(line.split()[:1] == ["celery"] for line in text.splitlines())
         (node,) = json.loads(project.out("status", "--json"))
         assert node["node"].startswith("w1@")
-        assert node["tasks"] == ["tasks.add", "tasks.wait"]
+        assert {"tasks.add", "tasks.wait"} <= set(node["tasks"])
         (process,) = [each for each in node["processes"] if each["count"]]
         assert process["running"][0]["id"] == sent
         assert str(process["pid"]) == line[0]

@@ -53,20 +53,21 @@ def test_it_counts_what_waits(project: Project, broker: str) -> None:
     for _ in range(2):
         project.out("call", "tasks.nothing")
     project.out("call", "tasks.nothing", "--countdown", "600")
+    # On Redis a delay waits where Celery's workers see it as long as no umbel consumes its queue
+    ready = 3 if broker == "redis" else 2
     # When
-    found = eventually(lambda: seen(project), lambda found: found["ready"] == 2)
+    found = eventually(lambda: seen(project), lambda found: found["ready"] == ready)
     # Then
     knows = broker != "rabbitmq"
-    assert found["delayed"] == (1 if knows else None)
+    assert found["delayed"] == (3 - ready if knows else None)
     assert found["held"] == (0 if knows else None)
     assert found["consumers"] == 0
     assert found["estimate"] is not knows
-    text = project.out("queues")
-    ready, rest = ("2", ["1", "0"]) if knows else ("~2", ["?", "?"])
-    assert text.splitlines()[0].split() == list(HEADS)
-    (line,) = [each.split() for each in text.splitlines() if each.startswith("celery")]
-    assert line[:4] == ["celery", ready, *rest]
-    assert line[-1] == "0"
+    heads, line = project.out("queues", "-Q", "celery").splitlines()
+    assert heads.split() == list(HEADS)
+    columns = [str(ready), str(3 - ready), "0"] if knows else ["~2", "?", "?"]
+    assert line.split()[:4] == ["celery", *columns]
+    assert line.split()[-1] == "0"
 
 
 def test_it_knows_who_consumes(project: Project, broker: str, tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
+from umbel import canvas
 from umbel.app import Umbel
-from umbel.canvas import chain, group, signature
 from umbel.cli.given import given, shared_options
 from umbel.cli.running import load_app
 from umbel.version import VERSION
@@ -45,5 +45,6 @@ def namespace(app: Umbel, *, with_tasks: bool) -> Mapping[str, Any]:
     names: dict[str, Any] = {}
     if with_tasks:
         names.update((name.rpartition(".")[2], task) for name, task in app.tasks.items())
-    names.update(chain=chain, group=group, signature=signature, app=app, celery=app)
+    names.update((name, getattr(canvas, name)) for name in canvas.__all__)
+    names.update(app=app, celery=app)
     return {name: value for name, value in names.items() if name.isidentifier()}

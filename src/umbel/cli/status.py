@@ -9,7 +9,6 @@ import click
 
 from umbel.cli.given import given, open_app, shared_options
 from umbel.cli.texts import table
-from umbel.control.ledgers import ledger_for
 from umbel.control.nodes import WorkerNode, living_nodes
 
 #: Exit code when no worker lives, as Celery has it.
@@ -23,7 +22,7 @@ UNAVAILABLE = 69
 def command(ctx: click.Context, /, *, as_json: bool) -> int:
     """Show the workers that live, as they told in the last seconds; exit with 69 if none does."""
     with open_app(given(ctx)) as app:
-        nodes = living_nodes(ledger_for("workers that tell of themselves", app.servers()))
+        nodes = living_nodes(app.servers().ledger_for("workers that tell of themselves"))
     if as_json:
         click.echo(json.dumps([as_data(each) for each in nodes]))
     elif nodes:

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from umbel.control.ledgers import ledger_for
 from umbel.opened import Servers
 from umbel.servers.seams import DeadLetter, Ledger
 
@@ -77,4 +76,4 @@ def _pages(letters: Sequence[DeadLetter]) -> Iterator[Sequence[DeadLetter]]:
 
 
 def _ledger(servers: Servers) -> Ledger:
-    return ledger_for("dead letters that can be listed", servers)
+    return servers.ledger_for("dead letters that can be listed")

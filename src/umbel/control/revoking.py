@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 
 from umbel import ids
 from umbel.control import commands
-from umbel.control.ledgers import ledger_for
 from umbel.opened import Servers
 from umbel.wire.control import Command, revoke_arguments
 
@@ -32,7 +31,7 @@ def revoke(
     coroutine is cancelled; a process gets the signal (TERM), and another takes its place.
     Celery's workers are told too, where they can hear it.
     """
-    ledger = ledger_for("revocations", servers)
+    ledger = servers.ledger_for("revocations")
     name = signal_name(signal or "SIGTERM") if terminate else ""
     count = 0
     for page in _pages(task_ids):

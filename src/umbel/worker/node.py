@@ -4,8 +4,8 @@ It renews their leases, so that a task which holds the interpreter lock for a mi
 its process what it holds; it buries the dead: charges what was running, gives back the rest; it
 recovers what other machines lost; it sends the bodies of chords that they left; it orders the end
 of what runs and shall not (``terminating``); it keeps the node's record in the ledger, which says
-what each process runs; it obeys remote control (``orders``). While something runs all this is done
-every second, at rest as often as leases need it.
+what each process runs; it obeys remote control (``orders``). While something runs it looks for what
+shall end and tells its record every second; all else is done as often as leases need it.
 """
 
 from __future__ import annotations
@@ -129,15 +129,10 @@ class Node:
         return [(slot.consumer_id, slot.runs) for slot in living]
 
     def _turn(self) -> None:
-        self._turn_at = _monotonic() + self._plan.lease / 3
         self._seen = self._sight()
         try:
-            self._bury()
-            self._renew()
-            self._transport.recover()
-            if self._joiner is not None:
-                self._joiner.sweep()
-            self._warn()
+            if _monotonic() >= self._turn_at:
+                self._keep_house()
             if self._ledger is not None:
                 self._terminator.look(self._ledger)
                 self._announce(self._ledger)
@@ -146,6 +141,15 @@ class Node:
             if self._silent_since is None:
                 self._silent_since = _monotonic()
                 logger.error("The node cannot renew its leases, trying again: %s", error)  # noqa: TRY400 -- an outage, no bug
+
+    def _keep_house(self) -> None:
+        self._bury()
+        self._renew()
+        self._transport.recover()
+        if self._joiner is not None:
+            self._joiner.sweep()
+        self._warn()
+        self._turn_at = _monotonic() + self._plan.lease / 3
 
     def _warn(self) -> None:
         if self._warnings is not None:
