@@ -153,14 +153,15 @@ class chain(Signature[R]):  # noqa: N801 -- Celery's public name
         self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> Any:
         """Run all links here and now; return the result of the last."""
+        app = self.app
         made = self._prepared(args, kwargs, {**self.options, **options})
         settle(made, new_id)
         result: Any = None
         for each in made.tasks:
             if result is not None and not result.successful():
-                return eager_failure(made, result.result, result)
+                return eager_failure(made, result.result, result, self.app)
             given = () if result is None else (result.result,)
-            following = maybe_signature(each, self.given_app).apply(given)
+            following = maybe_signature(each, app).apply(given)
             first_of(following).parent = result
             result = following
         return result
@@ -238,7 +239,8 @@ class chord(Signature[R]):  # noqa: N801 -- Celery's public name
     @property
     def body(self) -> Any:
         """What gets the results."""
-        return self.kwargs["body"]
+        body = self.kwargs["body"] = maybe_signature(self.kwargs["body"], self.given_app)
+        return body
 
     @body.setter
     def body(self, body: Any) -> None:
@@ -337,6 +339,7 @@ class chord(Signature[R]):  # noqa: N801 -- Celery's public name
         **options: Any,
     ) -> Any:
         """Run the header and then the body, here and now; return the result of the body."""
+        app = self.app
         group_id, following, _ = self._prepared(body, options)
         partial = self._partial(args, kwargs, {}, following)
         members = [each.clone(partial.args, partial.kwargs) for each in self.tasks]
@@ -344,13 +347,13 @@ class chord(Signature[R]):  # noqa: N801 -- Celery's public name
         for member in flat(members):
             settle(member, new_id, single=True)
             thrown = {"throw": options["throw"]} if "throw" in options else {}
-            results.append(maybe_signature(member, self.given_app).apply(**thrown))
+            results.append(maybe_signature(member, app).apply(**thrown))
         settle(following, new_id)
-        header = GroupResult(group_id, results, app=self.app)
+        header = GroupResult(group_id, results, app=app)
         failed = [(each.id, each.result) for each in results if not each.successful()]
         if failed:
-            return eager_failure(following, chord_error(failed), header)
-        result = maybe_signature(following, self.given_app).apply((header.value(),))
+            return eager_failure(following, chord_error(failed), header, app)
+        result = maybe_signature(following, app).apply((header.value(),))
         first_of(result).parent = header
         return result
 

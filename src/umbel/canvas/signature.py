@@ -26,7 +26,7 @@ from umbel.canvas.plan import (
 )
 from umbel.context import Application, current_app
 from umbel.ids import new_id
-from umbel.result import AsyncResult, EagerResult, result_from_tuple
+from umbel.result import AsyncResult, EagerResult, GroupResult, result_from_tuple
 
 R_co = TypeVar("R_co", covariant=True)
 S = TypeVar("S")
@@ -388,14 +388,17 @@ def _with_longer_body(chord: Any, then: Signature[Any]) -> Any:
     return made
 
 
-def eager_failure(node: Signature[Any], error: Any, parent: Any) -> EagerResult[Any]:
+def eager_failure(node: Mapping[str, Any], error: Any, parent: Any, app: Application) -> Any:
     """Return the result of a settled workflow that cannot go on; its errbacks are called."""
-    end = final(node)
+    end = final(dict(node))
     task_id = end["options"]["task_id"]
+    if end["subtask_type"] == GROUP:
+        results = [eager_failure(each, error, None, app) for each in end["kwargs"]["tasks"]]
+        return GroupResult(task_id, results, app=app, parent=parent)
     result: EagerResult[Any] = EagerResult(task_id, error, states.FAILURE)
     result.parent = parent
     for errback in listed_signatures(end["options"].get("link_error")):
-        maybe_signature(errback, node.given_app).apply((task_id,))
+        maybe_signature(errback, app).apply((task_id,))
     return result
 
 
