@@ -30,17 +30,19 @@ pytestmark = pytest.mark.timeout(180)
 #: Probabilities that make each gap be hit often among some thousand tasks.
 GAPS = {
     "delivery.received": 0.08,
-    "run": 0.003,
+    "run": 0.006,
     "commit.begun": 0.08,
     "delivery.committed": 0.08,
 }
+#: Kills that a gap must have seen.
+SEVERAL = 3
 
 
 @pytest.fixture(params=["sqlite", "redis"])
 def chaos(request: pytest.FixtureRequest, tmp_path: Path) -> Chaos:
     if request.param == "redis":
         return Chaos(request.getfixturevalue("redis_url"), tmp_path, GAPS)
-    gaps = {**GAPS, "storage.committing": 0.03}
+    gaps = {**GAPS, "storage.committing": 0.06}
     return Chaos(f"sqlite:///{tmp_path}/chaos.sqlite", tmp_path, gaps)
 
 
@@ -99,8 +101,8 @@ def test_children_die_at_every_gap(chaos: Chaos) -> None:
         ids = send(chaos, 2000)
         verdict = account_for(chaos, ids, timeout=120)
     assert_nothing_lost(verdict)
-    missed = [gap for gap in chaos.faults if not verdict.account.kills[gap]]
-    assert not missed, f"gaps never hit: {missed}"
+    missed = [gap for gap in chaos.faults if verdict.account.kills[gap] < SEVERAL]
+    assert not missed, f"gaps hardly ever hit: {missed}"
 
 
 def test_node_children_and_supervisor_die_at_random(chaos: Chaos, tmp_path: Path) -> None:
