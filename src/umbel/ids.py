@@ -46,6 +46,18 @@ def node_name(name: str = "umbel@%h") -> str:
     return expanded if "@" in expanded else f"{expanded}@{host}"
 
 
+def node_path(pattern: str, node: str) -> str:
+    """Expand Celery's patterns in a file's name: as in a node's, and of it.
+
+    %n what stands before its @, %h its host, %d its host's domain, %p all of it; %i and %I are for
+    files of single processes, which there are none of: 0 and nothing.
+    """
+    name, _, host = node.partition("@")
+    domain = host.partition(".")[2]
+    words = {"n": name, "h": host, "d": domain, "p": node, "i": "0", "I": "", "%": "%"}
+    return re.sub("%([nhdpiI%])", lambda found: words[found[1]], pattern)
+
+
 def origin() -> str:
     """Return the ``origin`` header of messages sent by this process: ``gen<pid>@<host>``."""
     return f"gen{os.getpid()}@{host_name()}"

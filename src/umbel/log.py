@@ -31,15 +31,19 @@ def _is_below(logger: logging.Logger, above: logging.Logger) -> bool:
     return False
 
 
+#: Stands for the name and the id of a task where none runs.
+NO_TASK = "???"
+
+
 class TaskFormatter(logging.Formatter):
     """Knows ``%(task_name)s`` and ``%(task_id)s``: the task that runs here, else ``???``."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
         request = current_request.get()
-        record.__dict__.setdefault("task_id", request.id if request else "???")
-        record.__dict__.setdefault("task_name", request.task if request else "???")
+        record.__dict__.setdefault("task_id", request.id if request else NO_TASK)
+        record.__dict__.setdefault("task_name", request.task if request else NO_TASK)
         return super().format(record)
 
 
-__all__ = ["TaskFormatter", "get_task_logger", "task_logger"]
+__all__ = ["NO_TASK", "TaskFormatter", "get_task_logger", "task_logger"]

@@ -120,7 +120,7 @@ def test_its_output(project: Project) -> None:
     assert "  tasks.add\n  tasks.fail\n" in banner
     assert re.search(r": INFO/Worker-\d+\] Task tasks\.where\[[0-9a-f-]{36}\] received\n", log)
     assert re.search(r": INFO/Worker-\d+\] tasks\.where\[[0-9a-f-]{36}\]: looking\n", log)
-    assert "\nprinted\n" in log
+    assert re.search(r": WARNING/Worker-\d+\] tasks\.where\[[0-9a-f-]{36}\]: printed\n", log)
     assert re.search(r"tasks\.where\[\S+\] succeeded in 0\.\d+s: \{'pid'", log)
     assert re.search(r"ERROR/\S+ Task tasks\.fail\[\S+\] failed after \S+s: ValueError\('on", log)
     assert 'raise ValueError("on purpose")' in log

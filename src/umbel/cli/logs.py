@@ -1,4 +1,4 @@
-"""What a worker writes to its log, on stderr.
+"""What a worker writes to its log, on stderr or into a file.
 
     umbel            what the worker says       worker_log_format
     umbel.task       what tasks say themselves  worker_task_log_format (see umbel.log)
@@ -12,10 +12,13 @@ it there is no hook, and it costs nothing.
 
 from __future__ import annotations
 
+import datetime as dt
+import json
 import logging
 import os
 import sys
 from collections.abc import Mapping
+from logging.handlers import WatchedFileHandler
 from typing import Any
 
 import click
@@ -24,7 +27,7 @@ from umbel import signals, states
 from umbel.bound import AfterHook, BeforeHook
 from umbel.clock import SYSTEM_CLOCK
 from umbel.config import Config
-from umbel.log import TaskFormatter, task_logger
+from umbel.log import NO_TASK, TaskFormatter, task_logger
 from umbel.message import Outcome
 from umbel.wire.saferepr import bounded_repr
 from umbel.wire.task import Request
@@ -35,6 +38,10 @@ LOG_FORMAT = "[%(asctime)s: %(levelname)s/%(processName)s] %(message)s"
 TASK_LOG_FORMAT = (
     "[%(asctime)s: %(levelname)s/%(processName)s] %(task_name)s[%(task_id)s]: %(message)s"
 )
+#: Stands for a format whose lines are JSON objects.
+JSON = "json"
+#: What every record has, and what lines of JSON name otherwise.
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
 #: Levels that stand out on a terminal.
 _COLORS = {"DEBUG": "blue", "WARNING": "yellow", "ERROR": "red", "CRITICAL": "magenta"}
 
@@ -53,26 +60,47 @@ def set_up_logging(
     conf: Config, level: int, *, color: bool | None = None, main: int | None = None
 ) -> None:
     """Give umbel's loggers their handlers; ``main`` is the supervisor, else this process."""
-    colorize = sys.stderr.isatty() if color is None else color
-    facts: dict[str, Any] = {"loglevel": level, "logfile": None, "colorize": colorize}
     form = conf.worker_log_format or LOG_FORMAT
-    task_form = conf.worker_task_log_format or TASK_LOG_FORMAT
+    task_form = conf.worker_task_log_format or (JSON if form == JSON else TASK_LOG_FORMAT)
+    color = conf.worker_log_color if color is None else color
+    colorize = not conf.worker_logfile and (sys.stderr.isatty() if color is None else color)
+    facts: dict[str, Any] = {
+        "loglevel": level,
+        "logfile": conf.worker_logfile,
+        "colorize": colorize,
+    }
     if signals.setup_logging.has_receivers():
         signals.setup_logging.send(None, format=form, **facts)
         return
-    process_names = _ProcessNames(main or os.getpid())
     logged = logging.getLogger("umbel")
     if conf.worker_hijack_root_logger:
         logged = logging.getLogger()
-    for each, its_form in ((logged, form), (task_logger, task_form)):
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(_Formatter(its_form, color=colorize))
+    process_names = _ProcessNames(main or os.getpid())
+    for each, its_form, dates in (
+        (logged, form, conf.worker_log_datefmt),
+        (task_logger, task_form, conf.worker_task_log_datefmt or conf.worker_log_datefmt),
+    ):
+        handler = _handler(conf.worker_logfile)
+        handler.setFormatter(_formatter(its_form, dates, color=colorize))
         handler.addFilter(process_names)
         each.handlers[:] = [handler]
         each.propagate = False
         each.setLevel(level)
     signals.after_setup_logger.send(None, logger=logged, format=form, **facts)
     signals.after_setup_task_logger.send(None, logger=task_logger, format=task_form, **facts)
+
+
+def _handler(logfile: str | None) -> logging.Handler:
+    if not logfile:
+        return logging.StreamHandler(sys.stderr)
+    try:
+        return WatchedFileHandler(logfile)  # goes on in a new file when the old one is rotated
+    except OSError as error:
+        raise click.ClickException(f"--logfile {logfile}: {error.strerror}") from error
+
+
+def _formatter(form: str, dates: str | None, *, color: bool) -> logging.Formatter:
+    return JsonFormatter() if form == JSON else _Formatter(form, dates, color=color)
 
 
 class _ProcessNames(logging.Filter):
@@ -91,14 +119,34 @@ class _ProcessNames(logging.Filter):
 class _Formatter(TaskFormatter):
     """Colours the lines that stand out."""
 
-    def __init__(self, form: str, *, color: bool) -> None:
-        super().__init__(form)
+    def __init__(self, form: str, dates: str | None, *, color: bool) -> None:
+        super().__init__(form, dates)
         self._color = color
 
     def format(self, record: logging.LogRecord) -> str:
         line = super().format(record)
         shade = _COLORS.get(record.levelname) if self._color else None
         return click.style(line, fg=shade) if shade else line
+
+
+class JsonFormatter(TaskFormatter):
+    """Makes each line a JSON object; what is given as ``extra`` stands beside the rest."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        super().format(record)  # sets message, task_id, task_name and exc_text
+        at = dt.datetime.fromtimestamp(record.created, dt.UTC)
+        found: dict[str, Any] = {
+            "time": at.isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "process": record.processName,
+            "pid": record.process,
+            "message": record.message,
+        }
+        found.update((k, v) for k, v in vars(record).items() if k not in _STANDARD and v != NO_TASK)
+        if record.exc_text:
+            found["exception"] = record.exc_text
+        return json.dumps(found, default=str)
 
 
 def task_hooks(
@@ -117,8 +165,11 @@ def _log_received(request: Request) -> None:
     logger.info("Task %s[%s] received", request.task, request.id, extra=_about(request))
 
 
-def _about(request: Request) -> dict[str, Any]:
-    return {"task_name": request.task, "task_id": request.id}
+def _about(request: Request, outcome: Outcome | None = None) -> dict[str, Any]:
+    about: dict[str, Any] = {"task_name": request.task, "task_id": request.id}
+    if outcome is not None:
+        about |= {"state": outcome.state, "runtime": round(outcome.runtime, 6)}
+    return about
 
 
 class _Outcomes:
@@ -135,16 +186,16 @@ class _Outcomes:
                 self.log_failure(request, outcome)
             case states.RETRY:
                 wait = max(0.0, outcome.not_before - SYSTEM_CLOCK.now())
-                _log(request, "retry in %.1fs: %s", wait, _in_a_line(outcome.error))
+                _log(request, outcome, "retry in %.1fs: %s", wait, _in_a_line(outcome.error))
             case state:
-                _log(request, "%s: %s", state.lower(), _in_a_line(outcome.error))
+                _log(request, outcome, "%s: %s", state.lower(), _in_a_line(outcome.error))
 
     def log_failure(self, request: Request, outcome: Outcome) -> None:
         if outcome.state != states.FAILURE:
             return
         task, error = self._tasks.get(request.task), outcome.error
         if error is not None and isinstance(error, tuple(getattr(task, "throws", None) or ())):
-            _log(request, "raised expected: %s", _in_a_line(error))
+            _log(request, outcome, "raised expected: %s", _in_a_line(error))
             return
         logger.error(
             "Task %s[%s] failed after %.6fs: %s\n%s",
@@ -153,16 +204,18 @@ class _Outcomes:
             outcome.runtime,
             _in_a_line(error),
             (outcome.traceback or "").rstrip(),
-            extra=_about(request),
+            extra=_about(request, outcome),
         )
 
     def _log_success(self, request: Request, outcome: Outcome) -> None:
         size = getattr(self._tasks.get(request.task), "resultrepr_maxsize", 1024)
-        _log(request, "succeeded in %.6fs: %s", outcome.runtime, bounded_repr(outcome.value, size))
+        shown = bounded_repr(outcome.value, size)
+        _log(request, outcome, "succeeded in %.6fs: %s", outcome.runtime, shown)
 
 
-def _log(request: Request, what: str, *facts: Any) -> None:
-    logger.info(f"Task %s[%s] {what}", request.task, request.id, *facts, extra=_about(request))  # noqa: G004 -- only the pattern is put together
+def _log(request: Request, outcome: Outcome | None, what: str, *facts: Any) -> None:
+    about = _about(request, outcome)
+    logger.info(f"Task %s[%s] {what}", request.task, request.id, *facts, extra=about)  # noqa: G004 -- only the pattern is put together
 
 
 def _in_a_line(error: BaseException | None) -> str:

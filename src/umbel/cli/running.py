@@ -25,9 +25,11 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from types import FrameType
+from pathlib import Path
+from types import FrameType, MappingProxyType
 from typing import Any, Literal, NoReturn
 
 import click
@@ -35,16 +37,22 @@ import click
 from umbel import backoff, ids, signals
 from umbel.app import Umbel
 from umbel.cli.banner import banner
+from umbel.cli.detach import become_user, detach
 from umbel.cli.find_app import imported, importing
 from umbel.cli.given import Given, open_app
 from umbel.cli.logs import logger, set_up_logging, task_hooks
+from umbel.cli.pidfile import pidfile
+from umbel.cli.printed import redirect_output
+from umbel.cli.reload import is_reloaded, run_reloaded
 from umbel.clock import SYSTEM_CLOCK
 from umbel.config import Config
 from umbel.exceptions import ConnectionLost, ImproperlyConfigured, QueueNotFound
 from umbel.settings.kinds import Later
 from umbel.settings.table import TABLE
-from umbel.worker.launch import Shape, Worker, WorkerOptions, supervise
+from umbel.worker.launch import Worker, WorkerOptions
+from umbel.worker.pools import Shape, supervise
 from umbel.worker.processes import may_fork
+from umbel.worker.supervisor import RESTART
 
 #: Tells a process to supervise a worker of this shape without importing its application.
 SHAPE_VARIABLE = "UMBEL_WORKER_SHAPE"
@@ -63,49 +71,115 @@ class Asked:
     #: None = as configured.
     concurrency: int | None
     pool: Literal["prefork", "threads", "solo"] | None
+    autoscale: tuple[int, int] | None
     level: int
     include: tuple[str, ...]
-    max_tasks_per_child: int | None
-    max_memory_per_child: int | None
-    autoscale: tuple[int, int] | None
+    purge: bool
+    detach: bool
+    reload: bool
+    health: str
+    health_file: str
+    #: Settings that options stand for, by name; those not given are absent.
+    settings: Mapping[str, Any]
 
 
-def run_worker(given: Given, asked: Asked) -> int:
+def run_worker(given: Given, asked: Asked, notes: Sequence[str] = ()) -> int:
     """Run a worker to its end; return the exit code."""
+    if asked.reload and not is_reloaded():
+        return run_reloaded(Path(given.workdir or "."))
     if isinstance(sys.stdout, io.TextIOWrapper):
         # What tasks print shall be seen when it is printed, not when a buffer is full.
         sys.stdout.reconfigure(line_buffering=True)
+    # The first process of a container is not ended by TERM unless it says how.
+    signal.signal(signal.SIGTERM, _end_early)
+    began_in = Path.cwd()
     shape = os.environ.pop(SHAPE_VARIABLE, None)
     if shape is not None:
-        return _supervise_only(given, asked, Shape(**json.loads(shape)))
-    app = load_app(given, asked.include)
-    _let_configure(app, asked)
-    set_up_logging(app.conf, asked.level, color=given.color)
-    _warn_of_settings(app)
-    worker = make_worker(app, asked)
-    if not given.quiet:
-        click.echo(banner(worker, asked.level), color=given.color)
-    signals.worker_init.send(worker)
-    _reach_broker(app, [queue.name for queue in worker.queues])
-    if worker.pool != "solo" and not may_fork():
-        _start_over(worker.shape)
-    gc.collect()
-    gc.freeze()
-
-    def announce() -> None:
-        _say_ready(worker.node)
-        signals.worker_ready.send(worker)
-        _tell_of_the_end(worker)
-
-    code = worker.run(announce)
-    signals.worker_shutdown.send(worker)
-    click.echo(f"{worker.node} stopped.")
+        code = _supervise_only(given, asked, Shape(**json.loads(shape)))
+    else:
+        let_go = detach() if asked.detach else None
+        for note in notes:
+            click.echo(f"umbel: {note}", err=True)
+        code = _run(given, asked, let_go, began_in)
+    if code == RESTART:
+        _start_over(began_in)
     return code
 
 
-def load_app(given: Given, include: Sequence[str] = ()) -> Umbel:
+def _run(
+    given: Given, asked: Asked, let_go: Callable[[Path | None], None] | None, began_in: Path
+) -> int:
+    app = load_app(given, asked.include, asked.settings)
+    _let_configure(app, asked)
+    conf = app.conf
+    _take_on(conf, ids.node_name(asked.node))
+    set_up_logging(conf, asked.level, color=given.color)
+    _warn_of_settings(app)
+    worker = make_worker(app, asked)
+    with ExitStack() as held:
+        if conf.worker_pidfile:
+            held.enter_context(pidfile(Path(conf.worker_pidfile)))
+        if let_go is not None:
+            let_go(Path(conf.worker_logfile) if conf.worker_logfile else None)
+        if not given.quiet:
+            click.echo(banner(worker, asked.level), color=given.color)
+        signals.worker_init.send(worker)
+        _reach_broker(app, [queue.name for queue in worker.queues], purge=asked.purge)
+        if worker.pool != "solo" and not may_fork():
+            _supervise_anew(worker.shape)
+        gc.collect()
+        gc.freeze()
+
+        def end(restarting: bool) -> None:  # noqa: FBT001 -- the one thing it is told
+            signals.worker_shutdown.send(worker)
+            held.close()
+            if restarting:
+                _start_over(began_in)
+            click.echo(f"{worker.node} stopped.")
+
+        code = worker.run(lambda: _announce(worker), end)
+        signals.worker_shutdown.send(worker)
+        if code != RESTART:
+            click.echo(f"{worker.node} stopped.")
+        return code
+
+
+def _announce(worker: Worker) -> None:
+    _say_ready(worker.node)
+    signals.worker_ready.send(worker)
+    _tell_of_the_end(worker)
+
+
+def _end_early(signum: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + signum)
+
+
+def _take_on(conf: Config, node: str) -> None:
+    """Be who the configuration says; its paths are expanded for this node."""
+    if conf.worker_umask is not None:
+        os.umask(_mask(conf.worker_umask))
+    become_user(conf.worker_uid, conf.worker_gid)
+    for name in ("worker_logfile", "worker_pidfile"):
+        path = conf.value_of(name)
+        if path:
+            conf.set_layer("command line", {name: ids.node_path(path, node)}, source=name)
+
+
+def _mask(umask: str | int) -> int:
+    try:
+        return int(umask, 8) if isinstance(umask, str) else umask
+    except ValueError:
+        raise click.UsageError(
+            f"--umask: expected octal digits such as 022, got {umask!r}"
+        ) from None
+
+
+def load_app(
+    given: Given, include: Sequence[str] = (), settings: Mapping[str, Any] = MappingProxyType({})
+) -> Umbel:
     """Import the application and all modules with its tasks."""
     app = open_app(given, required=True)
+    app.conf.set_layer("command line", settings, source="an option")
     for name in include:
         if imported(name) is None:
             raise click.UsageError(f"-I {name}: there is no such module")
@@ -146,10 +220,11 @@ def make_worker(app: Umbel, asked: Asked) -> Worker:
         concurrency=asked.concurrency or 0,
         pool=asked.pool,
         autoscale=asked.autoscale,
-        max_tasks_per_child=asked.max_tasks_per_child,
-        max_memory_per_child=asked.max_memory_per_child,
+        health=asked.health,
+        health_file=asked.health_file,
         before=before,
         after=after,
+        on_start=lambda: redirect_output(app.conf),
     )
     try:
         worker = Worker(app, options)
@@ -188,7 +263,7 @@ def _say_ready(node: str) -> None:
     click.echo(f"{node} ready.")
 
 
-def _reach_broker(app: Umbel, queues: Sequence[str]) -> None:
+def _reach_broker(app: Umbel, queues: Sequence[str], *, purge: bool) -> None:
     """Return when the broker answers; raises TransportError if it is not worth waiting for it."""
     transport = app.servers().broker.transport
     begun, attempt = SYSTEM_CLOCK.monotonic(), 0
@@ -208,13 +283,15 @@ def _reach_broker(app: Umbel, queues: Sequence[str]) -> None:
             SYSTEM_CLOCK.sleep(pause)
     if attempt:
         logger.warning("The broker answers after %.1fs", SYSTEM_CLOCK.monotonic() - begun)
+    if purge:
+        click.echo(f"purged: {transport.purge(queues)} messages deleted")
     app.close()  # children open connections of their own
 
 
 # -- when the application has threads --------------------------------------------------------------
 
 
-def _start_over(shape: Shape) -> NoReturn:
+def _supervise_anew(shape: Shape) -> NoReturn:
     names = [thread.name for thread in threading.enumerate()[1:]] or ["some of a C library"]
     logger.warning(
         "Importing the application started threads (%s): each process imports it for itself, which "
@@ -222,6 +299,12 @@ def _start_over(shape: Shape) -> NoReturn:
         ", ".join(names),
     )
     os.environ[SHAPE_VARIABLE] = json.dumps(dataclasses.asdict(shape))
+    _start_over(Path.cwd())
+
+
+def _start_over(folder: Path) -> NoReturn:
+    """Replace this program by itself, begun in this folder."""
+    os.chdir(folder)
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 -- ourselves, again
@@ -229,18 +312,26 @@ def _start_over(shape: Shape) -> NoReturn:
 
 def _supervise_only(given: Given, asked: Asked, shape: Shape) -> int:
     given = dataclasses.replace(given, workdir=None)  # we are there, and it may be relative
-    set_up_logging(Config(), asked.level, color=given.color)
+    conf = Config()
+    conf.set_layer("command line", asked.settings, source="an option")
+    _take_on(conf, shape.node)
+    set_up_logging(conf, asked.level, color=given.color)
     supervisor = os.getpid()
 
     def make_worker_here() -> Worker:
-        app = load_app(given, asked.include)
+        app = load_app(given, asked.include, asked.settings)
         _let_configure(app, asked)
+        _take_on(app.conf, shape.node)
         set_up_logging(app.conf, asked.level, color=given.color, main=supervisor)
         worker = make_worker(app, asked)
         if os.getppid() != supervisor:  # it died meanwhile; later ends are seen by the child
             os._exit(1)
         return worker
 
-    code = supervise(shape, make_worker_here, lambda: _say_ready(shape.node))
-    click.echo(f"{shape.node} stopped.")
+    with ExitStack() as held:
+        if conf.worker_pidfile:
+            held.enter_context(pidfile(Path(conf.worker_pidfile)))
+        code = supervise(shape, make_worker_here, lambda: _say_ready(shape.node))
+    if code != RESTART:
+        click.echo(f"{shape.node} stopped.")
     return code

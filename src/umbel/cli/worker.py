@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 
@@ -10,7 +11,12 @@ from umbel.cli.given import given, shared_options
 from umbel.cli.logs import level_named
 from umbel.cli.names import names
 from umbel.cli.running import Asked, run_worker
+from umbel.cli.unneeded import explanations, unneeded_options
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+#: Where the settings that options stand for are kept while a command line is read.
+_SETTINGS = "umbel.cli.worker.settings"
 _POOLS = ("prefork", "threads", "solo")
 
 
@@ -46,6 +52,17 @@ def _autoscale(
     if not 1 <= bounds[1] <= bounds[0]:
         raise click.BadParameter(f"expected MAX,MIN such as 10,3, got {value!r}")
     return bounds
+
+
+def _setting(*names: str, setting: str = "", **options: Any) -> Callable[[F], F]:
+    """Return an option that stands for a setting, ``worker_<its name>`` unless said otherwise."""
+    name = setting or "worker_" + names[-1].removeprefix("--").replace("-", "_")
+
+    def keep(ctx: click.Context, _parameter: click.Parameter, value: Any) -> None:
+        if value is not None:
+            ctx.meta.setdefault(_SETTINGS, {})[name] = value
+
+    return click.option(*names, expose_value=False, callback=keep, default=None, **options)
 
 
 @click.command("worker", short_help="Run the tasks of an application.")
@@ -85,28 +102,65 @@ def _autoscale(
 )
 @click.option("-I", "--include", default="", callback=names, help="Import these modules too: a,b,…")
 @click.option(
-    "--max-tasks-per-child",
-    type=click.IntRange(min=0),
-    metavar="N",
-    help="Replace a process by a fresh one after so many tasks; 0 = never.",
-)
-@click.option(
-    "--max-memory-per-child",
-    type=click.IntRange(min=0),
-    metavar="KIB",
-    help="Replace a process that uses more memory; 0 = never.",
-)
-@click.option(
     "--autoscale",
     callback=_autoscale,
     metavar="MAX,MIN",
     help="As many processes as there is work for, within these bounds.",
 )
+@_setting(
+    "--max-tasks-per-child",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Replace a process by a fresh one after so many tasks; 0 = never.",
+)
+@_setting(
+    "--max-memory-per-child",
+    type=click.IntRange(min=0),
+    metavar="KIB",
+    help="Replace a process that uses more memory; 0 = never.",
+)
+@_setting(
+    "--time-limit",
+    setting="task_time_limit",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="End the process of a task that runs longer.",
+)
+@_setting(
+    "--soft-time-limit",
+    setting="task_soft_time_limit",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="Raise SoftTimeLimitExceeded in a task that runs longer.",
+)
+@click.option("--purge", "--discard", is_flag=True, help="Delete what waits in its queues first.")
+@click.option("-D", "--detach", is_flag=True, help="Go on in the background.")
+@_setting("--pidfile", metavar="PATH", help="Write the process's number there; %n, %h, … as in -n.")
+@_setting("-f", "--logfile", metavar="PATH", help="Log into this file; %n, %h, … as in -n.")
+@_setting(
+    "--log-json",
+    setting="worker_log_format",
+    flag_value="json",
+    help="Log lines are JSON objects.",
+)
+@_setting("--uid", metavar="USER", help="Become this user.")
+@_setting("--gid", metavar="GROUP", help="Become this group.")
+@_setting("--umask", metavar="OCTAL", help="File mode mask.")
+@click.option(
+    "--health",
+    default="",
+    metavar="PORT|PATH",
+    help="Answer /livez and /readyz at this port, host:port or Unix socket.",
+)
+@click.option("--health-file", default="", metavar="PATH", help="Keep this file fresh while alive.")
+@click.option("--reload", is_flag=True, help="Start anew when a file changes; for development.")
+@unneeded_options
 @click.pass_context
 def command(ctx: click.Context, /, **options: Any) -> int:
     """Run the tasks of an application until TERM or Ctrl-C.
 
     TERM and Ctrl-C finish what runs; a second one, or QUIT, gives it back at once. Nothing is lost
-    either way.
+    either way. HUP starts the worker anew.
     """
-    return run_worker(given(ctx), Asked(**options))
+    asked = Asked(**options, settings=ctx.meta.get(_SETTINGS, {}))
+    return run_worker(given(ctx), asked, explanations(ctx))

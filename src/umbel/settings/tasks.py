@@ -251,11 +251,11 @@ class Worker:
     worker_disable_rate_limits = Setting(
         BOOLEAN, False, "Rate limits have no effect.", old="CELERY_DISABLE_RATE_LIMITS"
     )
-    worker_logfile = Later(optional(TEXT), None, "File that the log goes to.")
-    worker_pidfile = Later(optional(TEXT), None, "File that has the process's number.")
-    worker_uid = Later(ANYTHING, None, "User that a detached worker becomes.")
-    worker_gid = Later(ANYTHING, None, "Group that a detached worker becomes.")
-    worker_umask = Later(ANYTHING, None, "File mode mask of a detached worker.")
+    worker_logfile = Setting(optional(TEXT), None, "File that the log goes to.")
+    worker_pidfile = Setting(optional(TEXT), None, "File that has the process's number.")
+    worker_uid = Setting(ANYTHING, None, "User that a worker becomes.")
+    worker_gid = Setting(ANYTHING, None, "Group that a worker becomes.")
+    worker_umask = Setting(ANYTHING, None, "File mode mask of a worker.")
     worker_executable = Later(optional(TEXT), None, "Python that a detached worker runs with.")
 
 
@@ -276,15 +276,15 @@ class Logging:
     worker_task_log_format = Setting(
         optional(TEXT), None, "Format of log lines in tasks; None = Celery's.", celery=_TASK_FORMAT
     )
-    worker_log_datefmt = Later(optional(TEXT), None, "Format of their times.")
-    worker_task_log_datefmt = Later(optional(TEXT), None, "Format of the times in tasks.")
-    worker_log_color = Later(
+    worker_log_datefmt = Setting(optional(TEXT), None, "Format of their times.")
+    worker_task_log_datefmt = Setting(optional(TEXT), None, "Format of the times in tasks.")
+    worker_log_color = Setting(
         optional(BOOLEAN), None, "Lines that stand out are coloured; None = on a terminal."
     )
-    worker_redirect_stdouts = Later(
+    worker_redirect_stdouts = Setting(
         BOOLEAN, True, "What tasks print goes to the log.", old="CELERY_REDIRECT_STDOUTS"
     )
-    worker_redirect_stdouts_level = Later(
+    worker_redirect_stdouts_level = Setting(
         TEXT, "WARNING", "Its level there.", old="CELERY_REDIRECT_STDOUTS_LEVEL"
     )
 

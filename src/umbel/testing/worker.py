@@ -67,8 +67,6 @@ def running_worker(
         concurrency=lanes,
         queues=tuple(queues),
         exclude=tuple(exclude),
-        max_tasks_per_child=0,
-        max_memory_per_child=0,
         after=(_log_failure,),
     )
     worker = Worker(app, options)

@@ -35,6 +35,7 @@ _ENTRY = struct.Struct(f"=dd{MAX_ID + 1}p{_MAX_NAME + 1}p")
 _ENTRY_SIZE = 448
 #: Behind an entry: the start of the run that shall end, and by which signal. Written by the node.
 _ORDER = struct.Struct("=di")
+_HEAD_SIZE = 64
 _TIME = struct.Struct("=d")
 _PID, _PROCESSED, _WORN = 1, 5, 13
 _TURNED_AT, _DOWN_SINCE, _IDLE_SINCE, _BUSY_SINCE = 16, 24, 32, 40
@@ -251,8 +252,26 @@ class Board:
 
     def __init__(self, slots: int, *, entries: int) -> None:
         size = _SLOT_SIZE + entries * (1 + _ENTRY_SIZE)
-        self._memory = mmap.mmap(-1, slots * size)
-        self.slots = tuple(Slot(self._memory, i * size, entries) for i in range(slots))
+        self._memory = mmap.mmap(-1, _HEAD_SIZE + slots * size)
+        self.slots = tuple(Slot(self._memory, _HEAD_SIZE + i * size, entries) for i in range(slots))
+
+    @property
+    def node_turned_at(self) -> float:
+        """Monotonic time of the node's last turn; 0 = it had none."""
+        return float(_TIME.unpack_from(self._memory, 0)[0])
+
+    @node_turned_at.setter
+    def node_turned_at(self, at: float) -> None:
+        _TIME.pack_into(self._memory, 0, at)
+
+    @property
+    def consumed_at(self) -> float:
+        """Monotonic time at which some child was last seen to consume; the supervisor's."""
+        return float(_TIME.unpack_from(self._memory, _TIME.size)[0])
+
+    @consumed_at.setter
+    def consumed_at(self, at: float) -> None:
+        _TIME.pack_into(self._memory, _TIME.size, at)
 
     def free(self) -> Slot | None:
         """Return a slot nobody uses, or None."""

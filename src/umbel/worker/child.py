@@ -13,6 +13,7 @@ began to wait for work. What a task forks gets signals as any other process does
 from __future__ import annotations
 
 import gc
+import logging
 import math
 import os
 import signal
@@ -21,16 +22,28 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
+from typing import Protocol
 
+from umbel import backoff
 from umbel.clock import SYSTEM_CLOCK
+from umbel.exceptions import ConnectionLost
 from umbel.worker.board import Slot, SlotState
 from umbel.worker.engine import Engine
+from umbel.worker.processes import meanings
 from umbel.worker.terminating import CANCEL
+
+logger = logging.getLogger("umbel.worker")
 
 #: Seconds between thread switches; beside CPU-bound tasks the pump gets the interpreter this soon.
 SWITCH_INTERVAL = 0.0005
 #: What asks it to end.
 STOPPING = (signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGINT)
+
+
+class Stop(Protocol):
+    """What is done when everything was committed or given back."""
+
+    def __call__(self, *, restarting: bool) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +57,20 @@ class ChildPlan:
     patience: float
     on_ready: Callable[[], object]
     on_start: Callable[[], object]
-    on_stop: Callable[[], object]
+    on_stop: Stop
     #: Returns when a successor may begin; None = it may at once.
     wait_for_turn: Callable[[], None] | None = None
-    #: INT stops it too, as when it is alone in the terminal.
-    interruptible: bool = False
+    #: There is no supervisor: the signals mean what they mean to one.
+    alone: bool = False
 
 
 def run_child(plan: ChildPlan, slot: Slot) -> None:
     """Be a worker child until told to stop. Called in the forked process; does not return."""
     sys.setswitchinterval(SWITCH_INTERVAL)
     gc.freeze()
-    engine = plan.make_engine(slot, plan.parent_lives)
-    _Signals(engine, plan).install()
+    engine = _make_engine(plan, slot)
+    signals = _Signals(engine, plan)
+    signals.install()
     plan.on_start()
     if plan.wait_for_turn is not None:
         slot.state = SlotState.STANDBY
@@ -64,19 +78,37 @@ def run_child(plan: ChildPlan, slot: Slot) -> None:
         plan.wait_for_turn()
     engine.start(lane_here=True)
     plan.on_ready()
-    watcher = threading.Thread(target=_exit_when_stopped, args=(engine, plan), daemon=True)
+    watcher = threading.Thread(target=_exit_when_stopped, args=(engine, plan, signals), daemon=True)
     watcher.start()
     engine.run_here()
     watcher.join()
+
+
+def _make_engine(plan: ChildPlan, slot: Slot) -> Engine:
+    """Make the engine; while the broker does not answer, wait for it."""
+    attempt = 0
+    while True:
+        try:
+            return plan.make_engine(slot, plan.parent_lives)
+        except ConnectionLost as error:
+            if not attempt:
+                logger.error("The broker does not answer, trying again: %s", error)  # noqa: TRY400 -- an outage, no bug
+        SYSTEM_CLOCK.sleep(backoff.exponential(attempt, 0.1, maximum=5.0))
+        attempt += 1
+        if not plan.parent_lives():
+            os._exit(0)
 
 
 class _Signals:
     """What listens to signals. ``act`` may be called from any thread."""
 
     def __init__(self, engine: Engine, plan: ChildPlan) -> None:
+        #: The worker shall start anew when it has ended.
+        self.restarting = False
         self._engine = engine
         self._plan = plan
         self._asked = False
+        self._meanings = meanings() if plan.alone else {}
         self._read_fd, self._write_fd = os.pipe()
         os.set_blocking(self._write_fd, False)
 
@@ -86,7 +118,7 @@ class _Signals:
         threading.Thread(target=self._listen, name="umbel-signals", daemon=True).start()
         for signum in (*STOPPING, CANCEL):
             signal.signal(signum, self._handle)
-        if not self._plan.interruptible:
+        if not self._plan.alone:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         os.register_at_fork(
             before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING),
@@ -96,19 +128,21 @@ class _Signals:
 
     def act(self, signum: int) -> None:
         """Do what a signal asks for."""
-        now = SYSTEM_CLOCK.monotonic()
+        signum = self._meanings.get(signum, signum)
         if signum == CANCEL:
             self._engine.cancel_ordered()
-        elif signum == signal.SIGQUIT:
-            self._engine.stop(now)
-        elif signum == signal.SIGHUP and not self._plan.interruptible:
+        elif signum == signal.SIGHUP and not self._plan.alone:
             self._engine.stop(math.inf)
-        elif signum in STOPPING:
-            # Under a supervisor the signal may come twice, from it and to the whole group; a wish
-            # to end at once comes from it as QUIT.
-            at_once = self._asked and self._plan.interruptible
-            self._engine.stop(now + (0.0 if at_once else self._plan.patience))
-            self._asked = True
+        elif signum in STOPPING and not (signum == signal.SIGHUP and self._asked):
+            self._stop(signum)
+
+    def _stop(self, signum: int) -> None:
+        # Under a supervisor the signal may come twice, from it and to the whole group; a wish to
+        # end at once comes from it as QUIT.
+        again = self._asked and self._plan.alone and not self.restarting
+        patience = 0.0 if again or signum == signal.SIGQUIT else self._plan.patience
+        self._asked, self.restarting = True, signum == signal.SIGHUP
+        self._engine.stop(SYSTEM_CLOCK.monotonic() + patience)
 
     def _claim(self) -> bool:
         """Let signals be written into the pipe; tell whether they were already."""
@@ -133,11 +167,11 @@ def _restore_signals() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
 
 
-def _exit_when_stopped(engine: Engine, plan: ChildPlan) -> None:
+def _exit_when_stopped(engine: Engine, plan: ChildPlan, signals: _Signals) -> None:
     # The main thread may be inside a task that outlived the deadline; only leaving ends that.
     # What it ran was given back by then.
     engine.join()
-    plan.on_stop()
+    plan.on_stop(restarting=signals.restarting)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)

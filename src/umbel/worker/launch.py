@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import os
-import signal
-import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from umbel import ids, signals
+from umbel import ids
 from umbel.bound import AfterHook, BeforeHook, BoundTask, bind, nameless
 from umbel.canvas.advance import Policy
 from umbel.canvas.plan import Call, joins_expire
@@ -26,17 +22,14 @@ from umbel.serializers import accepted
 from umbel.task import Task
 from umbel.topology import Queue, Topology
 from umbel.wire.task import Request
-from umbel.worker.autoscale import Autoscaler
-from umbel.worker.board import Board, Slot, SlotState
-from umbel.worker.child import ChildPlan, run_child
+from umbel.worker.board import Board, Slot
 from umbel.worker.cpus import available_cpus
 from umbel.worker.engine import Engine, Plan
 from umbel.worker.joiner import Joiner
 from umbel.worker.node import Node, NodePlan
-from umbel.worker.processes import ParentLives, Wait
+from umbel.worker.pools import Shape, run_solo, supervise
 from umbel.worker.rates import Budgets, Rates, per_second
 from umbel.worker.service import Service, no_run
-from umbel.worker.supervisor import Supervisor, SupervisorPlan
 
 #: Namespace of the ids derived from a task's id.
 _FOLLOW_UPS = uuid.UUID("5f0f4d0e-6f3c-4b07-9a55-0d6f6c1f3b1e")
@@ -81,27 +74,14 @@ class WorkerOptions:
     pool: Literal["prefork", "threads", "solo"] | None = None
     #: Most and least processes; None = always as many as ``concurrency`` says.
     autoscale: tuple[int, int] | None = None
-    #: None = as configured; 0 = no limit.
-    max_tasks_per_child: int | None = None
-    max_memory_per_child: int | None = None
+    #: Where ``/livez`` and ``/readyz`` are answered: port, host:port or path; "" = nowhere.
+    health: str = ""
+    health_file: str = ""
     #: Compiled into every task, for logs; nothing = they cost nothing.
     before: tuple[BeforeHook, ...] = ()
     after: tuple[AfterHook, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What a supervisor must know of a worker; all that it needs no application for."""
-
-    node: str
-    #: Children that run tasks.
-    processes: int
-    #: Tasks that one child runs at a time, at most.
-    entries: int
-    #: Seconds that running tasks have at a warm shutdown.
-    patience: float
-    #: Least processes, if their number follows the load; 0 = it does not.
-    least: int = 0
+    #: Called in each process that will run tasks.
+    on_start: Callable[[], object] = lambda: None
 
 
 class Worker:
@@ -124,21 +104,24 @@ class Worker:
         self._clock = clock_of(app.conf.current().values)
         self._patience: float = app.conf.worker_soft_shutdown_timeout
         self._lease: float = app.conf.worker_lease
-        self._max_tasks = _given(options.max_tasks_per_child, app.conf.worker_max_tasks_per_child)
-        self._max_memory = _given(
-            options.max_memory_per_child, app.conf.worker_max_memory_per_child
-        )
         self._in_processes = self.pool == "prefork"
         if self.least and not self._in_processes:
             raise ImproperlyConfigured("autoscale needs the pool prefork: it starts processes")
         self._lanes = self.concurrency if self.pool == "threads" else 1
         self._entries = self._lanes + app.conf.worker_async_concurrency
 
-    def run(self, on_ready: Callable[[], None]) -> int:
-        """Run until a signal ends it; return the exit code."""
-        if self.pool == "solo":
-            return self._run_solo(on_ready)
+    def run(
+        self,
+        on_ready: Callable[[], None],
+        on_solo_end: Callable[[bool], None] = lambda restarting: None,  # noqa: ARG005
+    ) -> int:
+        """Run until a signal ends it; return the exit code, or RESTART.
+
+        In the solo pool it does not return, but calls ``on_solo_end`` with whether to start anew.
+        """
         self.app.servers()  # drivers are imported here, once for all children; nothing connects yet
+        if self.pool == "solo":
+            run_solo(self, self.shape, on_ready=on_ready, on_end=on_solo_end)
         return supervise(self.shape, lambda: self, on_ready)
 
     @property
@@ -150,6 +133,8 @@ class Worker:
             entries=self._entries,
             patience=self._patience,
             least=self.least,
+            health=self._options.health,
+            health_file=self._options.health_file,
         )
 
     def make_engine(
@@ -158,10 +143,13 @@ class Worker:
         parent_lives: Callable[[], bool],
         *,
         servers: Servers | None = None,
-        ring: Callable[[], None] = lambda: None,
+        ring: Callable[[], None] | None = None,
         budgets: Budgets | None = None,
     ) -> Engine:
-        """Make an engine in this process; unless given, its servers are opened here."""
+        """Make an engine in this process; unless given, its servers are opened here.
+
+        Without anybody to ``ring``, who would start a successor, it does not wear.
+        """
         servers, conf = servers or self.app.servers(), self.app.conf
         transport = servers.broker.transport
         transport.declare(_topology(self.queues))
@@ -174,9 +162,9 @@ class Worker:
                 lease=self._lease,
                 window=0.0 if conf.worker_disable_prefetch else conf.worker_window,
                 parent_lives=parent_lives,
-                max_tasks=self._max_tasks,
-                max_memory=self._max_memory,
-                ring=ring,
+                max_tasks=None if ring is None else conf.worker_max_tasks_per_child,
+                max_memory=None if ring is None else conf.worker_max_memory_per_child,
+                ring=ring or (lambda: None),
             ),
             service,
             transport=transport,
@@ -186,8 +174,12 @@ class Worker:
             joiner=self.joiner(service, servers),
         )
 
-    def make_node(self, board: Board) -> Node:
-        """Make the node in this process."""
+    def begin(self) -> None:
+        """Be told that tasks will run in this process."""
+        self._options.on_start()
+
+    def make_node(self, board: Board, on_look: Callable[[], None] = lambda: None) -> Node:
+        """Make the node in this process; it calls ``on_look`` at least every second."""
         servers = self.app.servers()
         record = {
             "pid": os.getpid(),
@@ -202,6 +194,7 @@ class Worker:
                 board,
                 self._lease,
                 record,
+                on_look,
                 lanes=self._lanes,
                 ends_processes=self._in_processes,
             ),
@@ -248,93 +241,11 @@ class Worker:
             for name, task in self.app.tasks.items()
         }
 
-    def child_main(
-        self,
-        slot: Slot,
-        ring_fd: int,
-        parent_lives: ParentLives,
-        wait: Wait | None,
-        *,
-        budgets: Budgets,
-    ) -> None:
-        """Be a child of the supervisor; does not return."""
-
-        def ring() -> None:
-            with contextlib.suppress(BlockingIOError, BrokenPipeError):  # awake, or gone
-                os.write(ring_fd, b"r")
-
-        plan = ChildPlan(
-            parent_lives=parent_lives,
-            make_engine=functools.partial(self.make_engine, ring=ring, budgets=budgets),
-            patience=self._patience,
-            on_ready=ring,
-            on_start=lambda: signals.worker_process_init.send(None),
-            on_stop=lambda: signals.worker_process_shutdown.send(None, pid=os.getpid(), exitcode=0),
-            wait_for_turn=wait,
-        )
-        run_child(plan, slot)
-
-    def node_main(self, board: Board, wake_fd: int, parent_lives: ParentLives) -> None:
-        """Be the node of the supervisor's children."""
-        node = self.make_node(board)
-        # TERM may come to the whole group; the node ends when the supervisor closes its pipe.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        node.run(parent_lives, wake_fd)
-
-    def _run_solo(self, on_ready: Callable[[], None]) -> int:
-        board = Board(1, entries=self._entries)
-        node = self.make_node(board)
-        thread = threading.Thread(
-            target=node.run, args=(lambda: True, None), name="umbel-node", daemon=True
-        )
-        slot = board.slots[0]
-        slot.state = SlotState.STARTING
-
-        def stop_node() -> None:
-            node.stop()
-            thread.join(self._lease)
-            signals.worker_shutdown.send(self)
-
-        plan = ChildPlan(
-            parent_lives=lambda: True,
-            make_engine=self.make_engine,
-            patience=self._patience,
-            on_ready=on_ready,
-            on_start=thread.start,
-            on_stop=stop_node,
-            interruptible=True,
-        )
-        run_child(plan, slot)
-        return 0
-
-
-def supervise(shape: Shape, make_worker: Callable[[], Worker], on_ready: Callable[[], None]) -> int:
-    """Run a worker's processes until a signal ends them; return the exit code.
-
-    ``make_worker`` is called in each forked process.
-    """
-    board = Board(2 * shape.processes + 4, entries=shape.entries)
-    budgets = Budgets()
-    plan = SupervisorPlan(
-        board=board,
-        concurrency=shape.processes,
-        child_main=lambda *given: make_worker().child_main(*given, budgets=budgets),
-        node_main=lambda *given: make_worker().node_main(board, *given),
-        patience=shape.patience,
-        on_ready=on_ready,
-        autoscaler=Autoscaler(shape.processes, shape.least) if shape.least else None,
-    )
-    return Supervisor(plan).run()
-
 
 def _rates(tasks: Mapping[str, BoundTask], budgets: Budgets | None, clock: Clock) -> Rates | None:
     limits = {name: per_second(bound.rate_limit, name) for name, bound in tasks.items()}
     limits = {name: limit for name, limit in limits.items() if limit}
     return Rates(budgets or Budgets(), limits, clock) if limits else None
-
-
-def _given(option: int | None, configured: int | None) -> int | None:
-    return (configured if option is None else option) or None
 
 
 def _derived_id(request: Request, number: int) -> str:

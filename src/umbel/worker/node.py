@@ -48,6 +48,8 @@ class NodePlan:
     board: Board
     lease: float
     record: dict[str, Any]
+    #: Called in each look at the board.
+    on_look: Callable[[], None] = lambda: None
     #: Threads of each process that run synchronous tasks.
     lanes: int = 1
     #: There is a supervisor that can end a process, which runs one task in its main thread.
@@ -111,6 +113,7 @@ class Node:
             if wake_fd is not None:
                 selector.register(wake_fd, selectors.EVENT_READ)
             while not self._stopping and parent_lives():
+                self._plan.on_look()
                 if self._is_due():
                     self._turn()
                 for key, _ in selector.select(min(self._plan.lease / 3, LOOK)):
@@ -136,7 +139,7 @@ class Node:
             if self._ledger is not None:
                 self._terminator.look(self._ledger)
                 self._announce(self._ledger)
-            self._silent_since = None
+            self._answered()
         except TransportError as error:
             if self._silent_since is None:
                 self._silent_since = _monotonic()
@@ -156,6 +159,12 @@ class Node:
             for warning in self._warnings():
                 logger.warning("%s", warning)
             self._warnings = None
+
+    def _answered(self) -> None:
+        if self._silent_since is not None:
+            seconds = _monotonic() - self._silent_since
+            logger.warning("The node can renew its leases again after %.1f s", seconds)
+            self._silent_since = None
 
     def _bury(self) -> None:
         graves = self._plan.board.in_state(SlotState.GRAVE)

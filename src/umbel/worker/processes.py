@@ -181,6 +181,16 @@ def may_fork() -> bool:
         return True  # no /proc here (macOS): Python's own count has to do
 
 
+def meanings() -> dict[int, int]:
+    """Return which signals stand for others here: REMAP_SIGTERM=SIGQUIT, and a terminal's end."""
+    found: dict[int, int] = {}
+    if os.environ.get("REMAP_SIGTERM") == "SIGQUIT":
+        found[signal.SIGTERM] = signal.SIGQUIT
+    if os.isatty(0):  # closing it ends what was started in it, and does not start it anew
+        found[signal.SIGHUP] = signal.SIGTERM
+    return found
+
+
 def send(pid: int, signum: int) -> None:
     """Send a signal to a process that may be gone."""
     with contextlib.suppress(ProcessLookupError):
@@ -203,5 +213,6 @@ __all__ = [
     "dump_stacks_on_usr1",
     "how_it_ended",
     "may_fork",
+    "meanings",
     "send",
 ]

@@ -27,6 +27,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
+from typing import Protocol
 
 from umbel import backoff, telemetry
 from umbel.clock import SYSTEM_CLOCK
@@ -40,6 +41,7 @@ from umbel.worker.processes import (
     Wait,
     dump_stacks,
     how_it_ended,
+    meanings,
     send,
 )
 from umbel.worker.terminating import CANCEL, GRACE
@@ -60,6 +62,12 @@ _WARM, _COLD = 1, 2
 _monotonic = SYSTEM_CLOCK.monotonic
 
 
+class Stop(Protocol):
+    """Something to do when the end begins."""
+
+    def __call__(self, *, restarting: bool) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class SupervisorPlan:
     """What a supervisor keeps running."""
@@ -77,8 +85,8 @@ class SupervisorPlan:
     autoscaler: Autoscaler | None = None
     #: Called in every turn, at least four times a second.
     on_turn: Callable[[], None] = lambda: None
-    #: Called when the end begins.
-    on_stop: Callable[[], None] = lambda: None
+    #: Called when the end begins; told whether the worker will start anew.
+    on_stop: Stop = lambda *, restarting: None  # noqa: ARG005 -- the name is part of the protocol
 
 
 @dataclass(slots=True)
@@ -98,6 +106,7 @@ class Supervisor:
     def __init__(self, plan: SupervisorPlan) -> None:
         self._plan = plan
         self._state = _State()
+        self._meanings = meanings()
         self._read_fd, self._write_fd = os.pipe()
         for fd in (self._read_fd, self._write_fd):
             os.set_blocking(fd, False)
@@ -134,6 +143,7 @@ class Supervisor:
 
     def _on_stop(self, signum: int, _frame: FrameType | None) -> None:
         state = self._state
+        signum = self._meanings.get(signum, signum)
         if signum == signal.SIGHUP and state.stopping:
             return
         was_restarting, state.restarting = state.restarting, signum == signal.SIGHUP
@@ -158,7 +168,7 @@ class Supervisor:
         if not state.stopping:
             return
         if not any(child.told for child in self._children.values()):
-            self._plan.on_stop()
+            self._plan.on_stop(restarting=state.restarting)
         for child in self._children.values():
             if child.told < state.stopping:
                 child.told = state.stopping
