@@ -174,7 +174,7 @@ class Stage:
             case Fail():
                 return self._fail.s()
             case Chain(links):
-                return chain(*map(self.build, links))
+                return chain([self.build(each) for each in links])
             case Group(members):
                 return group([*map(self.build, members)])
             case Chord(header, body):
