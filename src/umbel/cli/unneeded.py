@@ -14,7 +14,6 @@ _KEY = "umbel.cli.unneeded"
 #: Names of an option, whether it has a value, and why it does nothing.
 _OPTIONS: tuple[tuple[tuple[str, ...], bool, str], ...] = (
     (("--prefetch-multiplier",), True, "how much a process holds is measured in time"),
-    (("--disable-prefetch",), False, "of slow tasks nothing is held beyond what runs anyway"),
     (("-O", "--optimization"), True, "no task waits behind a slow one while a process is idle"),
     (("--without-gossip",), False, "workers do not gossip"),
     (("--without-mingle",), False, "workers that start wait for no others"),

@@ -120,6 +120,12 @@ def _setting(*names: str, setting: str = "", **options: Any) -> Callable[[F], F]
     help="Replace a process that uses more memory; 0 = never.",
 )
 @_setting(
+    "--disable-prefetch",
+    flag_value=True,
+    type=bool,
+    help="Hold nothing beyond what runs.",
+)
+@_setting(
     "--time-limit",
     setting="task_time_limit",
     type=click.FloatRange(min=0),
