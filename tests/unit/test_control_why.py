@@ -194,8 +194,8 @@ def told(**known: Any) -> tuple[str, str]:
             {"finds": "", "nodes": None, "depths": {"q": replace(DEPTH, consumers=0)}},
             "no-consumer",
             (
-                "no worker consumes queue q; where it is, is not known on this broker; ready: q "
-                "(about 4)"
+                "no worker consumes queue q now, unless all are busy with long tasks; where it "
+                "is, is not known on this broker; ready: q (about 4)"
             ),
         ),
         (

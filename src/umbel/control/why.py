@@ -217,6 +217,10 @@ def _missing(facts: Facts, queue: str) -> tuple[str, str] | None:
     consuming = [node for node in facts.nodes or () if queue in node.queues]
     if not consuming:
         consumers = facts.depths.get(queue, Depth()).consumers
+        if consumers == 0 and facts.nodes is None:
+            # RabbitMQ: who is blocked by a long task does not consume for the time.
+            reason = f"no worker consumes queue {queue} now, unless all are busy with long tasks"
+            return "no-consumer", reason
         if consumers == 0 or (consumers is None and facts.nodes is not None):
             return "no-consumer", f"no worker consumes queue {queue}"
     elif facts.task and not any(facts.task in node.tasks for node in consuming):
