@@ -1,0 +1,75 @@
+"""Round trips to Redis: one to publish, whatever the number; two for a batch that is worked off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from tests.servers import redis_server
+from tests.system.engines import running
+from umbel import Umbel, group
+from umbel.testing.probe import Probe
+
+#: Tasks worked off.
+COUNT = 1000
+PATIENCE = 30.0
+
+
+@pytest.fixture
+def url(server_directory: Path) -> Iterator[str]:
+    with redis_server(server_directory) as process:
+        yield process.url
+
+
+@pytest.fixture
+def admin(url: str) -> Iterator[Any]:
+    with redis.Redis.from_url(url) as client:
+        yield client
+
+
+@pytest.fixture
+def app(url: str) -> Iterator[Umbel]:
+    with Umbel("budget", broker=url, set_as_current=False) as app:
+        yield app
+
+
+def calls(admin: Any) -> dict[str, int]:
+    """Return how often clients sent each command since the last reset; others' are not counted."""
+    found = admin.info("commandstats")
+    return {
+        name.removeprefix("cmdstat_"): about["calls"]
+        for name, about in found.items()
+        if name in ("cmdstat_evalsha", "cmdstat_eval")
+    }
+
+
+def test_a_call_and_a_group_are_one_round_trip_each(app: Umbel, admin: Any) -> None:
+    task = app.task(name="noop")(lambda n: n)
+    task.delay(0)
+    group(task.s(n) for n in range(2)).apply_async()  # the script is known from here on
+    admin.config_resetstat()
+    task.delay(1)
+    assert calls(admin) == {"evalsha": 1}
+    group(task.s(n) for n in range(COUNT)).apply_async()
+    assert calls(admin) == {"evalsha": 2}
+
+
+def test_a_batch_is_received_and_committed_in_two_round_trips(app: Umbel, admin: Any) -> None:
+    task = app.task(name="noop")(lambda n: n)
+    results = group(task.s(n) for n in range(COUNT)).apply_async()
+    admin.config_resetstat()
+    with Probe() as probe, running(app):
+        assert results.get(timeout=PATIENCE) == list(range(COUNT))
+        probe.wait_until(lambda: probe.total("delivery.committed") >= COUNT, "all commits")
+        received = len(probe.seen("delivery.received"))
+        committed = len(probe.seen("delivery.committed"))
+    trips = sum(calls(admin).values())
+    print(f"{trips} scripts for {received} batches received and {committed} committed")
+    # Beside these: each script that is new here once more, beginning, arming and ending.
+    assert received + committed <= trips <= received + committed + 10
+    assert committed <= received + 2
+    assert received <= COUNT / 10
