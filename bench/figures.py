@@ -36,7 +36,8 @@ class Target:
     of: str = ""
     #: ... or by this metric of the same system.
     of_metric: str = ""
-    system: str = OURS
+    #: Whose figure it is; "" = ours.
+    system: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,8 @@ class Case:
     systems: tuple[str, ...] = tuple(system.name for system in USUAL)
     #: Rounds at most, for what takes minutes.
     rounds: int = 1000
+    #: The system that the others are compared with.
+    ours: str = OURS
 
 
 @dataclass(slots=True)
@@ -86,11 +89,12 @@ class Rounds:
 
     def judge(self, target: Target) -> tuple[float, bool]:
         """Return a target's figure, and whether it is reached."""
+        system = target.system or self.case.ours
         if target.of or target.of_metric:
-            base = target.of or target.system
-            value = self.ratio(target.metric, target.system, base, target.of_metric)
+            base = target.of or system
+            value = self.ratio(target.metric, system, base, target.of_metric)
         else:
-            value = median(self.of(target.system, target.metric))
+            value = median(self.of(system, target.metric))
         return value, target.least <= value <= target.most
 
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from bench.figures import OURS, Metric, Rounds, Target, median
+from bench.figures import Metric, Rounds, Target, median
 from bench.processes import ROOT
 from bench.systems import SYSTEMS, System
 
@@ -30,7 +30,7 @@ rounds' ratios.
 Who is measured, and what it promises: when a task is acknowledged (*late*: after it ran), and how
 SQLite's file is synchronised (`OFF`, `NORMAL`: what was stored survives the death of every process;
 `FULL`: also a power cut, for an fsync a commit). All use a write-ahead log, store results, and lie
-on the same disk.
+on the same disk. On Redis each system has a server of its own, which keeps nothing on disk.
 
 """
 
@@ -97,8 +97,9 @@ def _row(rounds: Rounds, name: str) -> list[str]:
     for metric in rounds.case.metrics:
         cells.append(_cell(rounds.of(name, metric.key), metric.decimals))
         if metric.compared:
-            ratio = rounds.ratio(metric.key, OURS, name)
-            cells.append("" if math.isnan(ratio) or name == OURS else f"{ratio:.2f}")
+            ours = rounds.case.ours
+            ratio = rounds.ratio(metric.key, ours, name)
+            cells.append("" if math.isnan(ratio) or name == ours else f"{ratio:.2f}")
     return cells
 
 
@@ -114,7 +115,7 @@ def _verdict(rounds: Rounds, target: Target) -> str:
     if math.isnan(value):
         return ""  # one of the two was not measured
     headings = {metric.key: metric.heading for metric in rounds.case.metrics}
-    what = f"{target.system}: {headings[target.metric]}"
+    what = f"{target.system or rounds.case.ours}: {headings[target.metric]}"
     if target.of or target.of_metric:
         what += f" ÷ {target.of or headings[target.of_metric]}"
     bound = f"≥ {target.least:,g}" if target.least > -math.inf else f"≤ {target.most:,g}"
@@ -139,7 +140,11 @@ def _promises() -> str:
 
 def _version(system: System) -> str:
     if not system.package:
-        return f"sqlite3 {sqlite3.sqlite_version}"
+        return (
+            "redis-py " + version("redis")
+            if system.on_redis
+            else f"sqlite3 {sqlite3.sqlite_version}"
+        )
     return system.version or version(system.package)
 
 

@@ -23,8 +23,9 @@ from typing import Any
 
 from bench import apps, probe
 from bench.processes import Command, MeasureError, Process, cpu_seconds
-from bench.systems import PROCESSES, SCRIPTS, System
+from bench.system import PROCESSES, SCRIPTS, URL, System
 from bench.venvs import CACHE, python_of
+from tests.servers import redis_server
 
 #: Seconds between looks at the probe.
 LOOK = 0.002
@@ -90,7 +91,9 @@ class Spent:
 class Session:
     """Owned by the harness's main thread."""
 
-    def __init__(self, system: System, folder: Path, *, coroutines: bool) -> None:
+    def __init__(
+        self, system: System, folder: Path, *, coroutines: bool, url: str | None = None
+    ) -> None:
         self.system = system
         self._folder = folder
         python = python_of(system)
@@ -100,6 +103,7 @@ class Session:
             apps.FILE: str(folder / "queue.sqlite"),
             apps.COROUTINES: "1" if coroutines else "0",
             probe.VARIABLE: str(folder / "probe"),
+            **({apps.URL: url} if url else {}),
             **system.environment,
         }
         self._python = str(python)
@@ -118,7 +122,9 @@ class Session:
         """Run a worker with so many processes, and further options, as long as the block lasts."""
         scripts = str(Path(self._python).parent)
         argv = [
-            each.replace(PROCESSES, str(processes)).replace(SCRIPTS, scripts)
+            each.replace(PROCESSES, str(processes))
+            .replace(SCRIPTS, scripts)
+            .replace(URL, self._environment.get(apps.URL, ""))
             for each in self.system.worker
         ]
         self._environment[apps.CONCURRENCY] = str(processes)
@@ -192,15 +198,15 @@ class Stage:
 
     @contextlib.contextmanager
     def session(self, system: System, *, coroutines: bool = False) -> Generator[Session]:
-        """Open a session on a fresh file, on the disk that the project lies on."""
+        """Open a session on a fresh file, on the disk that the project lies on, or a new server."""
         folder = CACHE / f"run-{os.getpid()}"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        try:
-            session = Session(system, folder, coroutines=coroutines)
-            try:
-                yield session
-            finally:
-                session.close()
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.ExitStack() as stack:
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            url = None
+            if system.on_redis:
+                url = stack.enter_context(redis_server(folder / "redis")).url
+            session = Session(system, folder, coroutines=coroutines, url=url)
+            stack.callback(session.close)
+            yield session

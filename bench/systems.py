@@ -1,50 +1,11 @@
-"""Who is measured: how it is installed and started, and what it promises.
-
-A system on a server of its own (Redis, RabbitMQ) is another row: its ``environment`` names the
-server, its module in apps/ reads it.
-"""
+"""Who is measured: how it is installed and started, and what it promises. First on SQLite."""
 
 from __future__ import annotations
 
 import signal
-from dataclasses import dataclass, field
 
-#: Stand in ``worker`` for the number of worker processes, and for the folder of the environment's
-#: scripts.
-PROCESSES, SCRIPTS = "{processes}", "{scripts}"
-
-
-@dataclass(frozen=True, slots=True)
-class System:
-    """One row of the tables."""
-
-    name: str
-    #: Module in apps/, or wherever what `Calls` says is found.
-    module: str
-    #: What its worker is started with, after ``python``.
-    worker: tuple[str, ...]
-    #: Trivial tasks that two workers run in a second, roughly: sizes its share of the work.
-    pace: float
-    #: When a task is acknowledged, and what is on the disk when ``delay()`` returns.
-    promise: str
-    #: Its distribution, imported under the same name; the bare loop has none.
-    package: str = ""
-    #: The version that gets an environment of its own; nothing = it runs in the project's.
-    version: str = ""
-    environment: dict[str, str] = field(default_factory=dict[str, str])
-    stop: signal.Signals = signal.SIGTERM
-    #: Whether it has a call that sends many in one transaction.
-    sends_many: bool = True
-    #: Whether it runs tasks; the barest loop only moves bytes.
-    runs: bool = True
-    #: Whether it runs ``async def`` tasks.
-    coroutines: bool = False
-
-    @property
-    def requirement(self) -> str:
-        """What pip installs; nothing for the project's own environment."""
-        return f"{self.package}=={self.version}" if self.version else ""
-
+from bench.redis_systems import ON_REDIS
+from bench.system import PROCESSES, SCRIPTS, System
 
 BARE = ("-m", "bench.bare_sqlite", PROCESSES)
 UMBEL = (
@@ -167,10 +128,12 @@ THREADS = System(
     version="2.1.0",
     coroutines=True,
 )
-SYSTEMS = (*USUAL, THREADS)
+SYSTEMS = (*USUAL, THREADS, *ON_REDIS)
 
 #: Those that run tasks and store their results.
 QUEUES = tuple(system.name for system in USUAL if system.runs)
+
+__all__ = ["ON_REDIS", "PROCESSES", "QUEUES", "SCRIPTS", "SYSTEMS", "USUAL", "System", "named"]
 
 
 def named(names: tuple[str, ...]) -> list[System]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,9 @@ def python_of(system: System) -> Path:
     """Return the interpreter that a system runs in, its environment made if it is not there."""
     if not system.requirement:
         return Path(sys.executable)
-    folder = CACHE / f"{system.requirement}-py{sys.version_info.major}.{sys.version_info.minor}"
+    # Brackets mean something to libraries that look for their files with patterns.
+    name = re.sub(r"[^\w.=-]+", "-", system.requirement)
+    folder = CACHE / f"{name}-py{sys.version_info.major}.{sys.version_info.minor}"
     python, done = folder / "bin" / "python", folder / ".installed"
     if not done.exists():
         shutil.rmtree(folder, ignore_errors=True)

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 #: The queue's file, how often it is synchronised, worker processes; set by the harness.
 FILE, SYNCHRONOUS, CONCURRENCY = "BENCH_FILE", "BENCH_SYNCHRONOUS", "BENCH_CONCURRENCY"
+#: The server's URL, for a system that is measured on one.
+URL = "BENCH_URL"
 #: "1" if the coroutine task is wanted.
 COROUTINES = "BENCH_COROUTINES"
 
@@ -35,6 +37,21 @@ class Calls(Protocol):
 def file() -> Path:
     """Return the path of the queue's file."""
     return Path(os.environ[FILE])
+
+
+def on_server() -> bool:
+    """Tell whether there is a server."""
+    return URL in os.environ
+
+
+def url() -> str:
+    """Return where the server is."""
+    return os.environ[URL]
+
+
+def broker() -> str:
+    """Return the URL of the server or, without one, of the file."""
+    return url() if on_server() else f"sqlite:///{file()}"
 
 
 def synchronous() -> str:

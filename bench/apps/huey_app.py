@@ -1,16 +1,20 @@
-"""huey on SQLite. It has no call to send many."""
+"""huey on SQLite or Redis. It has no call to send many."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from huey import SqliteHuey  # type: ignore[import-not-found] # pyright: ignore[reportMissingImports]
+from huey import RedisHuey, SqliteHuey  # type: ignore[import-not-found] # pyright: ignore[reportMissingImports]
 
 from bench import apps
 from bench.tasks import TASKS
 
-huey = SqliteHuey(filename=str(apps.file()), fsync=apps.synchronous() == "FULL")
+huey = (
+    RedisHuey(url=apps.url())
+    if apps.on_server()
+    else SqliteHuey(filename=str(apps.file()), fsync=apps.synchronous() == "FULL")
+)
 registered = {name: huey.task(name=name)(function) for name, function in TASKS.items()}
 
 

@@ -1,4 +1,4 @@
-"""potatoq on SQLite. Its processes are not recycled: that would hide their CPU time from us."""
+"""potatoq. Its processes are not recycled: that would hide their CPU time from us."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if apps.coroutines():
 
     functions["nap"] = nap
 
-app = Potatoq("bench", broker=f"sqlite:///{apps.file()}")
+app = Potatoq("bench", broker=apps.broker(), backend=apps.broker())
 registered = {name: app.task(name=name)(function) for name, function in functions.items()}
 
 

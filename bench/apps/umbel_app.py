@@ -1,4 +1,4 @@
-"""umbel on SQLite, as its defaults have it: results stored, acknowledged after the run."""
+"""umbel as its defaults have it: results stored, acknowledged after the run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if apps.coroutines():
 
 app = Umbel(
     "bench",
-    broker=f"sqlite:///{apps.file()}",
+    broker=apps.broker(),
     broker_transport_options={"synchronous": apps.synchronous()},
 )
 registered = {name: app.task(name=name)(function) for name, function in functions.items()}

@@ -11,6 +11,7 @@ from bench.cases import (
     footprint,
     latency,
     mixed,
+    on_redis,
     payloads,
     publisher,
     recovery,
@@ -32,4 +33,5 @@ CASES = (
     mixed.CASE,
     recycling.CASE,
     recovery.CASE,
+    *on_redis.CASES,
 )

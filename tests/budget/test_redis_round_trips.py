@@ -15,7 +15,7 @@ from umbel import Umbel, group
 from umbel.testing.probe import Probe
 
 #: Tasks worked off.
-COUNT = 1000
+COUNT = 4000
 PATIENCE = 30.0
 
 
@@ -55,7 +55,7 @@ def test_a_call_and_a_group_are_one_round_trip_each(app: Umbel, admin: Any) -> N
     task.delay(1)
     assert calls(admin) == {"evalsha": 1}
     group(task.s(n) for n in range(COUNT)).apply_async()
-    assert calls(admin) == {"evalsha": 2}
+    assert calls(admin) == {"evalsha": 1 + COUNT // 1000}
 
 
 def test_a_batch_is_received_and_committed_in_two_round_trips(app: Umbel, admin: Any) -> None:
@@ -69,7 +69,6 @@ def test_a_batch_is_received_and_committed_in_two_round_trips(app: Umbel, admin:
         committed = len(probe.seen("delivery.committed"))
     trips = sum(calls(admin).values())
     print(f"{trips} scripts for {received} batches received and {committed} committed")
-    # Beside these: each script that is new here once more, beginning, arming and ending.
-    assert received + committed <= trips <= received + committed + 10
-    assert committed <= received + 2
-    assert received <= COUNT / 10
+    # Beside these: scripts that are new here once more, beginning and ending, looks in vain.
+    assert received + committed <= trips <= received + committed + 20
+    assert max(received, committed) <= COUNT / 40

@@ -7,13 +7,28 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
-COMMAND = [sys.executable, "-m", "bench", "--quick", "drain", "enqueue", "latency"]
+COMMAND = [sys.executable, "-m", "bench", "--quick"]
 
 
-def test_the_smoke_run_measures_umbel_and_the_bare_loop() -> None:
+@pytest.mark.parametrize(
+    ("cases", "systems"),
+    [
+        (("drain", "enqueue", "latency"), ("umbel", "bare, results")),
+        pytest.param(
+            ("redis-drain", "redis-enqueue", "redis-latency"),
+            ("umbel, Redis", "bare, results, Redis"),
+            marks=pytest.mark.servers,
+        ),
+    ],
+)
+def test_the_smoke_run_measures_umbel_and_the_bare_loop(
+    cases: tuple[str, ...], systems: tuple[str, ...]
+) -> None:
     done = subprocess.run(
-        [*COMMAND, "--systems", "umbel", "bare, results"],
+        [*COMMAND, *cases, "--systems", *systems],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -22,6 +37,6 @@ def test_the_smoke_run_measures_umbel_and_the_bare_loop() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    rows = [line for line in done.stdout.splitlines() if line.startswith("| umbel ")]
+    rows = [line for line in done.stdout.splitlines() if line.startswith(f"| {systems[0]} ")]
     assert len(rows) == 3
     assert "failed" not in done.stdout

@@ -1,0 +1,46 @@
+"""What is said of a system that is measured."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass, field
+
+#: Stand in ``worker`` for the number of worker processes, for the folder of the environment's
+#: scripts, and for the server's URL.
+PROCESSES, SCRIPTS, URL = "{processes}", "{scripts}", "{url}"
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """One row of the tables."""
+
+    name: str
+    #: Module in apps/, or wherever what `Calls` says is found.
+    module: str
+    #: What its worker is started with, after ``python``.
+    worker: tuple[str, ...]
+    #: Trivial tasks that two workers run in a second, roughly: sizes its share of the work.
+    pace: float
+    #: When a task is acknowledged, and what is on the disk when ``delay()`` returns.
+    promise: str
+    #: Its distribution, imported under the same name; the bare loop has none.
+    package: str = ""
+    #: The version that gets an environment of its own; nothing = it runs in the project's.
+    version: str = ""
+    #: What pip installs, unless it is that.
+    requires: str = ""
+    #: Whether each of its sessions gets a Redis of its own.
+    on_redis: bool = False
+    environment: dict[str, str] = field(default_factory=dict[str, str])
+    stop: signal.Signals = signal.SIGTERM
+    #: Whether it has a call that sends many in one transaction.
+    sends_many: bool = True
+    #: Whether it runs tasks; the barest loop only moves bytes.
+    runs: bool = True
+    #: Whether it runs ``async def`` tasks.
+    coroutines: bool = False
+
+    @property
+    def requirement(self) -> str:
+        """What pip installs; nothing for the project's own environment."""
+        return self.requires or (f"{self.package}=={self.version}" if self.version else "")
