@@ -152,9 +152,9 @@ def success_replaced(patch: Patch) -> None:
 def keep_ends_the_delivery(patch: Patch) -> None:
     perform = MemoryCommit._perform
 
-    def mutant(self: MemoryCommit, effects: Effects) -> None:
+    def mutant(self: MemoryCommit, effects: Effects) -> list[str]:
         keep = effects.ending is Ending.KEEP
-        perform(self, replace(effects, ending=Ending.ACK) if keep else effects)
+        return perform(self, replace(effects, ending=Ending.ACK) if keep else effects)
 
     patch(MemoryCommit, "_perform", mutant)
 
