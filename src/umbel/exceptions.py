@@ -5,7 +5,8 @@
          ├─ TaskPredicate ............. raised in a task to say how it ends
          │   ├─ Retry
          │   ├─ Ignore
-         │   │   └─ Replaced
+         │   │   ├─ Replaced
+         │   │   └─ Continued
          │   └─ Reject
          ├─ TaskError
          │   ├─ NotRegistered (also KeyError)
@@ -109,6 +110,15 @@ class Replaced(Ignore):
     def __init__(self, signature: Any = None) -> None:
         super().__init__()
         self.signature = signature
+
+
+class Continued(Ignore):
+    """The task read the next links of a long chain, which goes on with this value."""
+
+    def __init__(self, links: Any = (), value: Any = None) -> None:
+        super().__init__()
+        self.links = links
+        self.value = value
 
 
 class Reject(TaskPredicate):

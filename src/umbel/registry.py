@@ -10,11 +10,20 @@ from typing import Any, TypeAlias, TypedDict, cast
 from umbel import checks
 from umbel.canvas import maybe_signature
 from umbel.canvas.plan import ACCUMULATE, CHUNKS, MAP, STARMAP
-from umbel.exceptions import AlreadyRegistered, NotRegistered
+from umbel.canvas.windows import CONTINUE, key_of, links_in
+from umbel.exceptions import (
+    AlreadyRegistered,
+    BackendError,
+    Continued,
+    NotRegistered,
+    TaskError,
+    TaskPredicate,
+)
 from umbel.models import with_models
 from umbel.options import check_call
 from umbel.spelling import suggestion
 from umbel.task import AsyncTask, RetryBackoff, Task
+from umbel.wire.errors import exception_from_wire
 
 AnyTask: TypeAlias = Task[..., Any]
 
@@ -33,7 +42,7 @@ class TaskRegistry(dict[str, AnyTask]):
 
     def own(self) -> list[str]:
         """Return the names of the application's own tasks, without those that every one has."""
-        return sorted(name for name in self if not name.startswith("celery."))
+        return sorted(name for name in self if not name.startswith(("celery.", "umbel.")))
 
     def register(self, task: AnyTask) -> None:
         """Add a task under its name.
@@ -228,6 +237,25 @@ def accumulate(*args: Any, index: int | None = None) -> Any:
     return args if index is None else args[index]
 
 
+def continue_chain(
+    self: Task[..., Any], *given: Any, chain: str, window: int, failed: Any = None
+) -> None:
+    """Go on with the links of a long chain that are kept in the store; or have them fail."""
+    key = key_of(chain, window)
+    stored = self.app.servers().results.get([key]).get(key)
+    if stored is None:
+        raise BackendError(
+            f"the rest of the chain {chain} is not in the result store any more: it is kept for "
+            "result_chord_expires, else result_expires seconds"
+        )
+    links = links_in(stored)
+    if failed is None:
+        raise Continued(links, given[0] if given else None)
+    error = exception_from_wire(failed)
+    self.request.chain = links[::-1]
+    raise TaskError(str(error)) if isinstance(error, TaskPredicate) else error
+
+
 _EMPTY: dict[str, Any] = {"args": [], "options": {}, "subtask_type": None, "immutable": True}
 
 
@@ -239,4 +267,5 @@ def builtin_tasks() -> list[Task[..., Any]]:
         task_from_function(run_starmap, STARMAP, bound),
         task_from_function(run_chunks, CHUNKS, bound),
         task_from_function(accumulate, ACCUMULATE, {"typing": False}),
+        task_from_function(continue_chain, CONTINUE, {**bound, "throws": (Exception,)}),
     ]

@@ -27,6 +27,7 @@ from umbel.canvas.joins import arrival_instead, arrival_of, listed_tasks, releas
 from umbel.canvas.plan import Node, final, replacement
 from umbel.exceptions import (
     ChordError,
+    Continued,
     DecodeError,
     EncodeError,
     Replaced,
@@ -85,8 +86,11 @@ def _advance(  # noqa: C901 -- one case per state: all of the semantics in one p
             return _failed(delivery, request, outcome, bound, policy, dead=reason)
         case states.IGNORED if isinstance(outcome.error, Replaced):
             return _replaced(delivery, request, outcome.error.signature, policy)
+        case states.IGNORED if isinstance(outcome.error, Continued):
+            return _continued(delivery, request, outcome.error, policy)
         case states.IGNORED:
-            return Effects(delivery, arrivals=_arrival(request, outcome, bound, policy))
+            stopped = _stopped(delivery, request, outcome, bound, policy)
+            return Effects(delivery, arrivals=stopped.arrivals)
         case _:  # a custom state, progress: the task goes on
             return Effects(
                 delivery,
@@ -107,10 +111,27 @@ def _succeeded(
         following.add_link(request.chain, outcome.value)
     return Effects(
         delivery,
-        results=_results(request, outcome, bound, policy, following.children),
+        results=_results(request, outcome, bound, policy, following.children)
+        + tuple(following.results),
         publish=tuple(following.messages),
         opens=tuple(following.joins),
         arrivals=_arrival(request, outcome, bound, policy),
+    )
+
+
+def _continued(delivery: Delivery, request: Request, rest: Continued, policy: Policy) -> Effects:
+    """Return the next link of a chain that was kept in the store."""
+    following = Following(request, policy)
+    following.add_link(rest.links[::-1], rest.value)
+    return _begun(delivery, following)
+
+
+def _begun(delivery: Delivery, following: Following) -> Effects:
+    return Effects(
+        delivery,
+        results=tuple(following.results),
+        publish=tuple(following.messages),
+        opens=tuple(following.joins),
     )
 
 
@@ -120,7 +141,7 @@ def _replaced(delivery: Delivery, request: Request, node: Node, policy: Policy) 
     with unsendable(node):
         node = replacement(node, request, following.settle)
         following.add_settled(node)
-    return Effects(delivery, publish=tuple(following.messages), opens=tuple(following.joins))
+    return _begun(delivery, following)
 
 
 def _again(
@@ -156,7 +177,7 @@ def _failed(
         stopped,
         ending=Ending.DEAD if reason else Ending.ACK,
         reason=reason or "",
-        publish=errbacks,
+        publish=errbacks + stopped.publish,
         opens=joins,
     )
 
@@ -171,11 +192,13 @@ def _stopped(
     """Return the end of a task after which nothing comes: for all that was to come as well."""
     results = _results(request, outcome, bound, policy)
     arrivals = _arrival(request, outcome, bound, policy)
+    following = Following(request, policy)
     if request.chain:
         never = listed_tasks(reversed(request.chain))
         results += _results_instead(never, request, outcome, bound, policy)
         arrivals += _arrivals_instead(never, request, outcome, bound, policy)
-    return Effects(delivery, results=results, arrivals=arrivals)
+        following.give_up(never, outcome.error)
+    return Effects(delivery, results=results, publish=tuple(following.messages), arrivals=arrivals)
 
 
 def _errbacks(
@@ -259,6 +282,7 @@ def after_join(
     else:
         return Effects(
             None,
+            results=tuple(following.results),
             publish=tuple(following.messages),
             opens=tuple(following.joins),
             closes=join_id,
@@ -289,10 +313,12 @@ def without_body(
     )
     failed.errbacks = here(failed, outcome) if failed.errbacks else None
     publish, joins, _ = _errbacks(failed, policy)
+    following = Following(request, policy)
+    following.give_up(never, outcome.error)
     return Effects(
         None,
         results=_results_instead(never, failed, outcome, bound, policy),
-        publish=publish,
+        publish=publish + tuple(following.messages),
         opens=joins,
         arrivals=_arrivals_instead(never, failed, outcome, bound, policy),
         closes=join_id,

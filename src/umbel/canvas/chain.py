@@ -53,8 +53,11 @@ class chain(Signature[R]):  # noqa: N801 -- Celery's public name
         alone = len(tasks) == 1 and isinstance(tasks[0], Mapping)
         given = tasks if alone or len(tasks) != 1 else tasks[0]
         links = [maybe_signature(each, app) for each in given]
-        first = cls.of(links[:1] if alone else _unrolled(links[:1]), app)
-        made: Any = reduce(or_, links[1:], first)
+        if all(each["subtask_type"] is None for each in links):
+            made: Any = cls.of(links, app)
+        else:
+            first = cls.of(links[:1] if alone else _unrolled(links[:1]), app)
+            made = reduce(or_, links[1:], first)
         made["options"].update(options)
         return made  # type: ignore[no-any-return]
 

@@ -24,9 +24,11 @@ from umbel.canvas.plan import (
     plan,
     settle,
 )
-from umbel.exceptions import ImproperlyConfigured
+from umbel.canvas.windows import CONTINUE, continuations
+from umbel.exceptions import ImproperlyConfigured, TaskRevokedError
 from umbel.ids import new_id
-from umbel.message import Join, Message, Outcome
+from umbel.message import Join, Message, Outcome, ResultRecord
+from umbel.wire.errors import exception_to_wire
 from umbel.wire.result import task_tuple
 from umbel.wire.saferepr import bounded_repr
 from umbel.wire.task import Request
@@ -62,6 +64,8 @@ class Policy:
     joins: bool = True
     #: Seconds until one that waits for members may be forgotten; None = never.
     joins_expire: float | None = 86400.0
+    #: Links of the longest chain that is sent whole; 0 = all are.
+    whole_chain: int = 0
 
 
 @dataclass(slots=True)
@@ -73,6 +77,7 @@ class Following:
     messages: list[Message] = field(default_factory=list)
     joins: list[Join] = field(default_factory=list)
     children: list[Any] = field(default_factory=list)
+    results: list[ResultRecord] = field(default_factory=list)
     named: int = 0
 
     def new_id(self) -> str:
@@ -110,7 +115,8 @@ class Following:
 
     def add_settled(self, node: Node, *args: Any) -> None:
         """Send what a settled workflow begins with."""
-        made = plan(node, args)
+        made = plan(node, args, whole=self.policy.whole_chain)
+        self.results += [each.record(self.policy.joins_expire) for each in made.kept]
         if made.gates and not self.policy.joins:
             raise ImproperlyConfigured(NO_JOINS)
         self.joins += [
@@ -122,6 +128,8 @@ class Following:
         with unsendable(node):
             own = node.get("args") or ()
             merged = {**(node.get("options") or {}), **options}
+            if node["task"] == CONTINUE:
+                merged.update(self._here())
             if not merged.get("task_id"):
                 merged["task_id"] = self.new_id()
             arguments = tuple(own) if node.get("immutable") else (*args, *own)
@@ -129,6 +137,19 @@ class Following:
             message = self.policy.message_for(call, self.request)
             self.messages.append(message)
             self.children.append(task_tuple(message.id))
+
+    def give_up(self, nodes: Sequence[Any], error: BaseException | None) -> None:
+        """Have the rest of chains fail that these tasks would have gone on with."""
+        failed = exception_to_wire(error or TaskRevokedError())
+        for each in continuations(nodes):
+            kwargs = {**each["kwargs"], "failed": failed}
+            call = Call(CONTINUE, (), kwargs, {**each["options"], **self._here()})
+            self.messages.append(self.policy.message_for(call, self.request))
+
+    def _here(self) -> dict[str, Any]:
+        """Return where the request came from: there is a worker of ours."""
+        info = self.request.delivery_info or {}
+        return {name: info[name] for name in ("exchange", "routing_key") if info.get(name)}
 
 
 @contextmanager

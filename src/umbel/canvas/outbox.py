@@ -32,6 +32,7 @@ from umbel.canvas.plan import (
     tasks_of,
 )
 from umbel.canvas.signature import Signature, maybe_signature
+from umbel.canvas.windows import Kept
 from umbel.context import Application, Caller, current_request
 from umbel.exceptions import ImproperlyConfigured
 from umbel.ids import new_id
@@ -66,6 +67,10 @@ class Outbox:
         self._reply_to = app.servers().results.reply_to
         self._calls: dict[str, Caller] = {}
         self._gates: list[Gate] = []
+        self._kept: list[Kept] = []
+        joined = app.servers().joins is not None
+        #: Links of a chain that is sent whole; windows are kept where joins are.
+        self._whole: int = app.conf.task_whole_chain if joined else 0
         self._messages: list[Message] = []
         self._routes: dict[tuple[str, ...], Route] = {}
         #: How many messages the server has.
@@ -87,7 +92,8 @@ class Outbox:
         self, node: Node, options: Mapping[str, Any] | None = None, *, args: Sequence[Any] = ()
     ) -> None:
         """Put what a settled workflow begins with; ``options`` are those of its last task."""
-        made = plan(node, args, options)
+        made = plan(node, args, options, whole=self._whole)
+        self._kept += made.kept
         for gate in made.gates:
             self.open(gate)
         for call in made.calls:
@@ -162,13 +168,16 @@ class Outbox:
             tell_published(sent)
 
     def _open_joins(self) -> None:
-        if not self._gates:
+        """Make what the messages will need: kept windows of chains, and joins."""
+        if not self._gates and not self._kept:
             return
         gates, self._gates = self._gates, []
-        joins = self._app.servers().joins
-        if joins is not None:
-            keep = joins_expire(self._app.conf.current().values)
-            joins.open([join_of(each, self._request, expires_in=keep) for each in gates])
+        kept, self._kept = self._kept, []
+        servers = self._app.servers()
+        keep = joins_expire(self._app.conf.current().values)
+        servers.results.put([each.record(keep) for each in kept])
+        if servers.joins is not None and gates:
+            servers.joins.open([join_of(each, self._request, expires_in=keep) for each in gates])
 
     def note(self, result: Any) -> None:
         """Count what was sent among the children of the task that runs here."""

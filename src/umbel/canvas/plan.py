@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from umbel.canvas.windows import Kept, cut
 from umbel.exceptions import ChordError
 from umbel.message import Join
 from umbel.serializers import json_dumps
@@ -75,6 +76,7 @@ class Plan:
 
     calls: list[Call] = field(default_factory=list)
     gates: list[Gate] = field(default_factory=list)
+    kept: list[Kept] = field(default_factory=list)
 
 
 # --- looking
@@ -414,11 +416,18 @@ def attach(node: Node, options: Mapping[str, Any]) -> None:
     final(node)["options"].update(options)
 
 
-def plan(node: Node, args: Sequence[Any] = (), options: Mapping[str, Any] | None = None) -> Plan:
+def plan(
+    node: Node,
+    args: Sequence[Any] = (),
+    options: Mapping[str, Any] | None = None,
+    *,
+    whole: int = 0,
+) -> Plan:
     """Return what a settled workflow begins with.
 
     ``args`` are put in front of the arguments of the tasks that begin; ``options`` are added to
-    those of the task that yields the result.
+    those of the task that yields the result. Chains of more than ``whole`` links, unless that is 0,
+    are sent in windows.
     """
     made = Plan()
     waiting: list[tuple[Node, Sequence[Any], Mapping[str, Any]]] = [(node, args, options or {})]
@@ -430,17 +439,29 @@ def plan(node: Node, args: Sequence[Any] = (), options: Mapping[str, Any] | None
                 first, *following = links_of(node)
                 if following:
                     attach(node, about)
+                    following = cut_rest(following, made, whole)
                     about = {"chain": following[::-1]}
                 waiting.append((first, args, about))
             case "group":
                 waiting += _planned_members(node, args)
             case "chord":
                 attach(node, about)
+                if body_of(node).get("subtask_type") == CHAIN:
+                    about = body_of(node)["kwargs"]
+                    about["tasks"] = cut_rest(about["tasks"], made, whole)
                 _plan_chord(node, args, made, waiting)
             case _:
                 call = Call(node["task"], tuple(args), node["kwargs"], {**node["options"], **about})
                 made.calls.append(call)
     return made
+
+
+def cut_rest(links: list[Node], made: Plan, whole: int) -> list[Node]:
+    """Return the links to be sent; note the windows to be kept."""
+    end = final(links[-1])["options"]
+    sent, kept = cut(links, end["task_id"], whole)
+    made.kept += kept
+    return sent
 
 
 def _merged(node: Node, args: Sequence[Any]) -> Sequence[Any]:
@@ -532,6 +553,7 @@ def context_of(body: Node, request: Request | None) -> bytes:
             "reply_to": request.reply_to,
             "stamps": request.stamps,
             "stamped_headers": request.stamped_headers,
+            "delivery_info": request.delivery_info,
         }
     return json_dumps(about)
 

@@ -197,6 +197,13 @@ class Running:
         celery=OURS,
     )
     task_store_eager_result = Setting(BOOLEAN, False, "Results of tasks run so are stored.")
+    task_whole_chain = Setting(
+        INTEGER,
+        500,
+        "Links of the longest chain that is sent whole; of a longer one a hundred links at a time "
+        "are sent, which workers of Celery cannot follow. 0 = all are sent whole.",
+        celery=OURS,
+    )
     task_allow_error_cb_on_chord_header = Setting(
         BOOLEAN, False, "A chord's errback is called for each member of its header that fails."
     )

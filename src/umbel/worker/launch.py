@@ -216,6 +216,7 @@ class Worker:
             derived_id=_derived_id if ordered else None,
             joins=servers.joins is not None,
             joins_expire=joins_expire(self.app.conf.current().values),
+            whole_chain=self.app.conf.task_whole_chain if servers.joins is not None else 0,
         )
         return Service(
             self._bound_tasks(),
