@@ -37,12 +37,13 @@ class Joiner:
             joined = self._joins.joined([join_id]).get(join_id)
             if joined is None:
                 continue
+            telemetry.emit("join.releasing", id=join_id, count=len(joined.parts))
             report = self._committer.commit([self._service.release(join_id, joined)])
             waiting += report.joined
             for refusal in report.refused:
                 failure = self._service.release_failed(join_id, joined, refusal.error)
                 waiting += self._committer.commit([failure]).joined
-            telemetry.emit("join.released", id=join_id, members=len(joined.parts))
+            telemetry.emit("join.released", id=join_id, count=len(joined.parts))
 
     def sweep(self) -> None:
         """Release what others left behind."""

@@ -1,0 +1,75 @@
+"""SIGKILL at every gap of a chord's life: each body's message is sent once, with all results."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from contextlib import closing
+from dataclasses import replace
+
+import pytest
+
+from tests.system.chaos import harness
+from tests.system.chaos.harness import Chaos, worker
+from tests.system.chaos.journal import read
+from tests.system.chaos.test_kills import SEVERAL, chaos
+from umbel import Umbel, chord
+from umbel.message import Message
+
+__all__ = ["chaos"]
+
+pytestmark = pytest.mark.timeout(180)
+
+CHORDS, MEMBERS = 150, 8
+#: Nobody consumes it: what is sent there can be counted.
+BODIES = "bodies"
+#: A chord's own gaps: it is complete and its body is not sent; its body is sent.
+GAPS = {"join.releasing": 0.15, "join.released": 0.1}
+
+
+def test_each_body_is_sent_once_with_all_results(chaos: Chaos) -> None:
+    # Given chords whose members' processes die all the time
+    deadly = replace(chaos, faults={**chaos.faults, **GAPS})
+    expected = {}
+    with Umbel("client", broker=chaos.broker, set_as_current=False) as app:
+        work, body = app.signature("chaos.work"), app.signature("chaos.follow").set(queue=BODIES)
+        for first in range(0, CHORDS * MEMBERS, MEMBERS):
+            numbers = range(first, first + MEMBERS)
+            result = chord([work.clone((n,)) for n in numbers], body, app=app).apply_async()
+            expected[result.id] = [2 * n for n in numbers]
+
+        # When they have all ended, and no join is left to be closed
+        with worker(deadly):
+
+            def all_ended() -> bool:
+                depths = app.servers().broker.transport.depth(["celery", BODIES])
+                waiting = depths["celery"]
+                joins = app.servers().joins
+                assert joins is not None
+                return (
+                    BODIES in depths
+                    and depths[BODIES].ready >= CHORDS
+                    and not (waiting.ready or waiting.held or waiting.delayed)
+                    and not joins.unclosed(older_than=0.0)
+                )
+
+            harness.wait_until(all_ended, timeout=120, why=lambda: str(read(chaos.journal).kills))
+        messages = received(app)
+
+    # Then there is one message of each body
+    account = read(chaos.journal)
+    print(account.kills, sum(account.runs.values()) - len(account.runs), "run again")
+    assert Counter(each.id for each in messages) == Counter([*expected])
+    assert {each.id: json.loads(each.body)[0][0] for each in messages} == expected
+    missed = [gap for gap in GAPS if account.kills[gap] < SEVERAL]
+    assert not missed, f"gaps hardly ever hit: {missed}"
+
+
+def received(app: Umbel) -> list[Message]:
+    """Return all messages of bodies."""
+    transport = app.servers().broker.transport
+    found: list[Message] = []
+    with closing(transport.consume([BODIES], consumer_id="counting", lease=60)) as consumer:
+        while deliveries := consumer.receive(1000, 0):
+            found += [delivery.message for delivery in deliveries]
+    return found
