@@ -61,6 +61,8 @@ DRIVERS = {
     "msgpack": "umbel.serializers",
     "yaml": "umbel.serializers",
     "zstandard": "umbel.serializers",
+    "ephem": "umbel.schedules",
+    "dateutil": "umbel.schedules",
     "cryptography": "umbel.security",
     "starlette": "umbel.web",
     "uvicorn": "umbel.web",
