@@ -45,6 +45,6 @@ class Joiner:
                 waiting += self._committer.commit([failure]).joined
             telemetry.emit("join.released", id=join_id, count=len(joined.parts))
 
-    def sweep(self) -> None:
-        """Release what others left behind."""
-        self.release(self._joins.unclosed(older_than=PATIENCE))
+    def sweep(self, older_than: float = PATIENCE) -> None:
+        """Release what others left behind so many seconds ago."""
+        self.release(self._joins.unclosed(older_than=older_than))
