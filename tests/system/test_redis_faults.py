@@ -26,7 +26,7 @@ from umbel.exceptions import (
 )
 from umbel.ids import new_id
 from umbel.message import Delivery, Effects, Message, ResultRecord
-from umbel.servers.redis import RedisServer, open_server, scripts
+from umbel.servers.redis import RedisServer, connection, open_server, scripts
 from umbel.servers.redis.connection import Word
 from umbel.servers.redis.consumer import RedisConsumer
 from umbel.servers.seams import Consumer, Server, Watch
@@ -290,16 +290,28 @@ def test_a_message_over_the_limit_is_refused_alone(redis_url: str) -> None:
     server.close()
 
 
-def test_a_newer_schema_is_refused_and_an_older_writer_is_not(
-    redis_url: str, admin: redis.Redis
+def test_neighbouring_versions_share_a_server(
+    server: RedisServer, admin: redis.Redis, monkeypatch: pytest.MonkeyPatch, redis_url: str
 ) -> None:
-    admin.hset("umbel:schema", mapping={"written": 2, "readable_from": 1})
-    server = servers.open(redis_url)
-    server.transport.declare(Topology(queues=(Queue("work"),)))
-    server.close()
-    admin.hset("umbel:schema", "readable_from", 2)
+    # Given a message of this version, and one of the next, which this one understands
+    sent = send(server)
+    with monkeypatch.context() as newer:
+        newer.setattr(connection, "SCHEMA", 2)
+        other = open_server(redis_url, {})
+        sent += send(other)
+        assert admin.hgetall("umbel:schema") == {b"written": b"2", b"readable_from": b"1"}
+    # Then each receives what the other sent, and this one may begin after it too
+    consumers = begin(open_server(redis_url, {})), begin(other)
+    assert [ids(each.receive(1, timeout=PATIENCE)) for each in consumers] == [sent[:1], sent[1:]]
+    for each in consumers:
+        each.close()
+    # But not when a version was here whose data it would misread
+    with monkeypatch.context() as newest:
+        newest.setattr(connection, "SCHEMA", 3)
+        newest.setattr(connection, "READABLE_FROM", 2)
+        open_server(redis_url, {}).transport.queues()
     with pytest.raises(ImproperlyConfigured, match="newer umbel"):
-        servers.open(redis_url).transport.queues()
+        open_server(redis_url, {}).transport.queues()
 
 
 def test_a_hostile_task_id_harms_nobody(server: RedisServer) -> None:

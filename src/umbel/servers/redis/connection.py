@@ -360,22 +360,26 @@ class Connections:
         return {name: min(left, arguments[name]) for name in names}
 
     def _check_schema(self, link: Link, deadline: float | None) -> None:
+        """Note which version writes here; refuse what only a newer one understands."""
         key = self._keys.schema
         commands = (
             ("HSETNX", key, "written", SCHEMA),
             ("HSETNX", key, "readable_from", READABLE_FROM),
-            ("HGET", key, "readable_from"),
+            ("HMGET", key, "written", "readable_from"),
         )
         data = b"".join([pack(*each) for each in commands])
-        replies = link.exchange(data, len(commands), deadline=deadline)
-        readable_from = replies[
-            2
-        ]  # the first two may be refused (no memory left); that is no matter
-        if isinstance(readable_from, bytes) and int(readable_from) > SCHEMA:
+        *_, found = link.exchange(data, len(commands), deadline=deadline)
+        if isinstance(found, ReplyError) or None in found:
+            return  # a server that is full or loading refuses; what comes next says so
+        written, readable_from = map(int, found)
+        if readable_from > SCHEMA:
             raise ImproperlyConfigured(
                 f"{self._options.display_url} was written by a newer umbel (schema "
-                f"{int(readable_from)}, this one knows {SCHEMA}): upgrade this one"
+                f"{readable_from}, this one knows {SCHEMA}): upgrade this one"
             )
+        if written < SCHEMA:
+            new = ("written", SCHEMA, "readable_from", max(readable_from, READABLE_FROM))
+            link.exchange(pack("HSET", key, *new), 1, deadline=deadline)
 
 
 class Waker:

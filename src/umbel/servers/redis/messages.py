@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 
 from umbel.clock import Clock
 from umbel.exceptions import EncodeError, MessageTooLarge, PublishError, Unroutable
-from umbel.ids import new_id
 from umbel.message import Message, ResultRecord
 from umbel.servers.redis.connection import Word
 from umbel.servers.redis.keys import Keys
@@ -24,12 +25,13 @@ REFUSED = "!"
 class Packer:
     """Turns messages and results into arguments. Never changed; any thread."""
 
-    __slots__ = ("_clock", "_keys", "_largest", "keys", "start")
+    __slots__ = ("_clock", "_count", "_keys", "_largest", "_salt", "keys", "start")
 
     def __init__(self, options: Options, keys: Keys) -> None:
         self._clock: Clock = options.clock
         self._keys = keys
         self._largest = options.max_message_size
+        self._salt, self._count = os.urandom(8).hex(), itertools.count()
         #: The keys and first arguments of every script that stores messages.
         self.keys = (keys.exchanges, keys.queues, keys.leases)
         served = "" if options.park_unserved else keys.served
@@ -38,7 +40,7 @@ class Packer:
     def message(self, message: Message) -> tuple[str, str, str, str, bytes]:
         """Return a message's five arguments."""
         try:
-            envelope = pack(message, delivery_tag=new_id())
+            envelope = pack(message, delivery_tag=self._tag())
         except EncodeError as error:
             return self._refused(message, str(error))
         if len(envelope) > self._largest:
@@ -48,10 +50,14 @@ class Packer:
         delay = "0" if not message.not_before else self._delay(message.not_before)
         return message.exchange, message.routing_key, suffix, delay, envelope
 
+    def _tag(self) -> str:
+        """Return what no other message has, also if we are forked; an id takes ten times that."""
+        return f"{self._salt}-{os.getpid():x}-{next(self._count):x}"
+
     def _refused(self, message: Message, reason: str) -> tuple[str, str, str, str, bytes]:
         """Return the arguments of a message that cannot be stored: what is left of it, and why."""
         rest = replace(message, body=b"", headers={}, properties=None)
-        envelope = pack(rest, delivery_tag=new_id())
+        envelope = pack(rest, delivery_tag=self._tag())
         suffix = self._keys.suffix(message.priority)
         return message.exchange, message.routing_key, suffix, REFUSED + reason, envelope
 
@@ -63,7 +69,7 @@ class Packer:
 
     def _kind_of(self, message: Message) -> type[PublishError]:
         try:
-            size = len(pack(message, delivery_tag=new_id()))
+            size = len(pack(message, delivery_tag=self._tag()))
         except EncodeError:
             return PublishError
         return MessageTooLarge if size > self._largest else Unroutable
