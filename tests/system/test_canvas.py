@@ -246,6 +246,20 @@ def test_callbacks_may_be_workflows(t: Tasks) -> None:
         assert [each.get(timeout=PATIENCE) for each in children] == [[3, 4], 5, 11]
 
 
+def test_what_came_of_a_task_can_be_drawn(t: Tasks) -> None:
+    with running(t.app):
+        last = (t.add.s(1, 1) | group(t.add.s(1), t.add.s(2)) | t.total.s()).apply_async()
+        assert last.get(timeout=PATIENCE) == 7
+    header: Any = last.parent
+    first: Any = header.parent
+    found = {str(node) for _, node in first.iterdeps()}
+    assert found == {first.id, last.id}
+    drawn = str(first.graph)
+    assert f'"{first.id}" -> "{last.id}";' in drawn
+    assert drawn.count("SUCCESS") == 2
+    assert [value for _, value in first.collect()] == [2, 7]
+
+
 def test_lineage(t: Tasks) -> None:
     @t.app.task(bind=True)
     def lineage(self: Task[..., Any], *_: Any) -> Any:

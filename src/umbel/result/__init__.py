@@ -1,6 +1,7 @@
 """Results of tasks, under Celery's names."""
 
 from umbel.result.eager import EagerResult
+from umbel.result.graph import ResultGraph
 from umbel.result.guard import (
     allow_join_result,
     assert_will_not_block,
@@ -24,6 +25,7 @@ __all__ = [
     "GroupResults",
     "RemoteTraceback",
     "ResultBase",
+    "ResultGraph",
     "ResultSet",
     "StateChange",
     "allow_join_result",

@@ -21,6 +21,7 @@ from umbel.bridge.callbacks import tell
 from umbel.context import current_app
 from umbel.exceptions import IncompleteStream
 from umbel.result.gathering import Completions, Gathering, Meta, agather, gather
+from umbel.result.graph import ResultGraph
 from umbel.result.guard import assert_will_not_block
 from umbel.result.record import R_co, ResultApp, ResultBase, TaskRecord, load
 from umbel.result.states import Changes
@@ -167,6 +168,11 @@ class AsyncResult(TaskRecord[R_co]):
                 elif not intermediate:
                     raise IncompleteStream
             level = following
+
+    @property
+    def graph(self) -> ResultGraph:
+        """What came of this task so far; ``graph.to_dot()`` draws it."""
+        return ResultGraph(self.iterdeps(intermediate=True))
 
     def collect(self, intermediate: bool = False, **options: Any) -> Iterator[tuple[Any, Any]]:
         """Yield ``(result, value)`` of this task and all that came of it, waiting for each."""
