@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests import sharing
+from tests import servers, sharing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +26,7 @@ RUN_VARIABLE = "UMBEL_TEST_RUN"
 
 #: Fixtures whose users need a server that has to be installed; `make test-fast` leaves them out.
 SERVER_FIXTURES = frozenset(
-    {"new_redis_url", "new_rabbitmq_url", "new_postgresql_url", "server_directory"}
+    {"new_redis_url", "new_rabbitmq_url", "new_postgresql_url", "rabbitmqctl", "server_directory"}
 )
 
 
@@ -74,6 +74,13 @@ def redis_url(new_redis_url: Callable[[], str]) -> str:
 def rabbitmq_url(new_rabbitmq_url: Callable[[], str]) -> str:
     """An empty virtual host of the run's RabbitMQ."""
     return new_rabbitmq_url()
+
+
+@pytest.fixture(scope="session")
+def rabbitmqctl(run_directory: Path) -> Callable[..., str]:
+    """Give orders to the run's RabbitMQ; each takes about a second."""
+    environment = sharing.rabbitmq_environment(run_directory)
+    return functools.partial(servers.rabbitmqctl, environment)
 
 
 @pytest.fixture

@@ -102,6 +102,11 @@ def rabbitmq_vhost(run: Path) -> str:
     return f"{shared.url.removesuffix('/')}test-{number}"
 
 
+def rabbitmq_environment(run: Path) -> dict[str, str]:
+    """Return what `rabbitmqctl` needs to find the shared RabbitMQ."""
+    return _shared("rabbitmq", run).environment
+
+
 def postgresql_database(run: Path) -> str:
     """Return the url of an empty database on the shared PostgreSQL, starting that if need be."""
     url = _shared("postgresql", run).url

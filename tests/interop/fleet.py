@@ -28,7 +28,7 @@ if SIDE == "umbel":
 else:
     from celery import Celery as Application
 
-app = Application("fleet", broker=os.environ["BROKER"], backend=os.environ["BROKER"])
+app = Application("fleet", broker=os.environ["BROKER"], backend=os.environ["BACKEND"])
 app.conf.update(json.loads(os.environ["SETTINGS"]))
 if SIDE == "celery":
     app.conf.broker_connection_retry_on_startup = True
@@ -59,6 +59,11 @@ def insist(self, times):
         raise self.retry(countdown=0.2, max_retries=times)
     return [self.request.retries, SIDE]
 
+@app.task(name="fleet.address", bind=True)
+def address(self):
+    info = self.request.delivery_info
+    return [info["exchange"], info["routing_key"]]
+
 @app.task(name="fleet.sleep", acks_late=True)
 def sleep(seconds, file):
     with open(file, "a") as begun:
@@ -75,11 +80,18 @@ def note(file, word):
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """One application on one Redis database."""
+    """One application on one namespace of a broker, and where its results are."""
 
     url: str
     folder: Path
     settings: str = "{}"
+    #: "" = with the broker.
+    results: str = ""
+
+    @property
+    def backend(self) -> str:
+        """Where its results are, as both libraries name it."""
+        return self.results or self.url
 
     @property
     def begun(self) -> Path:
@@ -103,6 +115,7 @@ class Fleet:
                     **os.environ,
                     "SIDE": side,
                     "BROKER": self.url,
+                    "BACKEND": self.backend,
                     "SETTINGS": self.settings,
                 },
                 stdout=output,
@@ -118,24 +131,26 @@ class Fleet:
             print(log.read_text())
 
 
-def new_fleet(url: str, folder: Path, settings: str = "{}") -> Fleet:
+def new_fleet(url: str, folder: Path, settings: str = "{}", *, results: str = "") -> Fleet:
     """Write the application."""
     (folder / "fleet.py").write_text(APPLICATION)
-    return Fleet(url, folder, settings)
+    return Fleet(url, folder, settings, results)
 
 
 @contextmanager
-def umbel_client(url: str, **settings: Any) -> Generator[Umbel]:
+def umbel_client(url: str, backend: str = "", **settings: Any) -> Generator[Umbel]:
     """Return an application of ours that knows none of the tasks."""
-    with Umbel("client", broker=url, set_as_current=False, **settings) as app:
+    results = backend or url
+    with Umbel("client", broker=url, backend=results, set_as_current=False, **settings) as app:
         yield app
 
 
 @contextmanager
-def celery_client(url: str, **settings: Any) -> Generator[Any]:
+def celery_client(url: str, backend: str = "", **settings: Any) -> Generator[Any]:
     """Return an application of theirs that knows none of the tasks."""
     celery: Any = import_module("celery")
-    app = celery.Celery("client", broker=url, backend=url, set_as_current=False, fixups=[])
+    results = backend or url
+    app = celery.Celery("client", broker=url, backend=results, set_as_current=False, fixups=[])
     app.conf.update(settings)
     yield app
     gc.collect()  # their results end their subscriptions when they are collected
@@ -149,3 +164,32 @@ def until(what: Any, why: Any = lambda: "") -> None:
     while not what():
         assert SYSTEM_CLOCK.monotonic() < deadline, why()
         SYSTEM_CLOCK.sleep(0.02)
+
+
+# --- workflows of either library
+
+
+def chain(app: Any, *steps: Any) -> Any:
+    """Send a chain of the application's library."""
+    return _canvas(app).chain(*steps).apply_async()
+
+
+def group(app: Any, members: list[Any]) -> Any:
+    """Send a group of the application's library."""
+    return _canvas(app).group(members).apply_async()
+
+
+def _canvas(app: Any) -> Any:
+    return import_module("umbel" if isinstance(app, Umbel) else "celery")
+
+
+def chained(app: Any) -> int:
+    """Return 1 + 2 + 4 + 8 by a chain."""
+    add = [app.signature("fleet.add", args) for args in ((1, 2), (4,), (8,))]
+    return int(chain(app, *add).get(timeout=PATIENCE))
+
+
+def grouped(app: Any) -> list[int]:
+    """Return [0, 2, 4] by a group."""
+    members = [app.signature("fleet.add", (n, n)) for n in range(3)]
+    return list(group(app, members).get(timeout=PATIENCE))

@@ -18,11 +18,14 @@ from tests.interop.fleet import (
     PATIENCE,
     Fleet,
     celery_client,
+    chain,
+    chained,
+    group,
+    grouped,
     new_fleet,
     umbel_client,
     until,
 )
-from umbel import Umbel
 from umbel.clock import SYSTEM_CLOCK
 from umbel.exceptions import TaskRevokedError
 from umbel.ids import new_id
@@ -279,28 +282,3 @@ def kill_family(pid: int) -> None:
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     for each in (pid, *map(int, children)):
         os.kill(each, signal.SIGKILL)
-
-
-# --- workflows of either library
-
-
-def chain(app: Any, *steps: Any) -> Any:
-    return (umbel_canvas() if isinstance(app, Umbel) else celery).chain(*steps).apply_async()
-
-
-def group(app: Any, members: list[Any]) -> Any:
-    return (umbel_canvas() if isinstance(app, Umbel) else celery).group(members).apply_async()
-
-
-def umbel_canvas() -> Any:
-    return import_module("umbel")
-
-
-def chained(app: Any) -> int:
-    add = [app.signature("fleet.add", args) for args in ((1, 2), (4,), (8,))]
-    return int(chain(app, *add).get(timeout=PATIENCE))
-
-
-def grouped(app: Any) -> list[int]:
-    members = [app.signature("fleet.add", (n, n)) for n in range(3)]
-    return list(group(app, members).get(timeout=PATIENCE))

@@ -94,6 +94,6 @@ class Control:
         broker = self._servers().broker
         if broker.bus is None:
             raise ImproperlyConfigured(
-                f"{broker.display_url} carries no remote control yet: only Redis does"
+                f"{broker.display_url} carries no remote control: Redis and RabbitMQ do"
             )
         return broker.bus

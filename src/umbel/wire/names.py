@@ -31,6 +31,10 @@ HEADER_ORDER: Final[tuple[str, ...]] = (
     "stamps",
 )
 TASK_HEADERS: Final = frozenset(HEADER_ORDER)
+#: Last exchange of Celery's delays on RabbitMQ, and what stands before a key there: one binary
+#: digit for each of its queues.
+DELAYED_EXCHANGE: Final = "celery_delayed_delivery"
+DELAYED_DIGITS: Final = 28
 #: How often a task has replaced itself: a header and an option.
 NESTING: Final = "replaced_task_nesting"
 COMPRESSION: Final = "compression"

@@ -14,7 +14,7 @@ from typing import Any
 
 from umbel import backoff
 from umbel.control.revoking import REMEMBERED, signal_name
-from umbel.exceptions import TransportError, UmbelError
+from umbel.exceptions import ImproperlyConfigured, TransportError, UmbelError
 from umbel.message import Message
 from umbel.servers.seams import Bus, Ledger, Listener
 from umbel.wire import control
@@ -109,5 +109,6 @@ class Orders:
         return control.revoke_answer(task_ids, terminate=terminate)
 
     def _remember(self, task_ids: list[str], signal: str) -> None:
-        if self._ledger is not None:
-            self._ledger.revoke(task_ids, expires_in=REMEMBERED, by="remote control", signal=signal)
+        if self._ledger is None:
+            raise ImproperlyConfigured("revocations need a ledger, and this worker has none")
+        self._ledger.revoke(task_ids, expires_in=REMEMBERED, by="remote control", signal=signal)

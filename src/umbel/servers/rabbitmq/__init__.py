@@ -2,7 +2,8 @@
 
     address ── connection ── link ─┬─ channels ─┬─ control · delays   what exists
                                    │            ├─ confirms · publishing
-                                   │            └─ mailbox · results  (rpc)
+                                   │            ├─ mailbox · results  (rpc)
+                                   │            └─ bus                remote control
                                    └─ consumer ── commit
     tables ── properties             queues: the transport
 
@@ -18,6 +19,7 @@ from typing import Any
 from umbel.clock import SYSTEM_CLOCK
 from umbel.servers.ordered import OrderedCommit
 from umbel.servers.rabbitmq import address
+from umbel.servers.rabbitmq.bus import RabbitBus
 from umbel.servers.rabbitmq.channels import Hub
 from umbel.servers.rabbitmq.commit import RabbitSettling
 from umbel.servers.rabbitmq.consumer import HEARTBEAT
@@ -39,7 +41,7 @@ class RabbitServer:
         self._replies = RabbitResults(hub, publishing)
         self.results: ResultStore = self._replies
         self.ledger: Ledger | None = None
-        self.bus: Bus | None = None
+        self.bus: Bus | None = RabbitBus(hub, publishing)
         self.joins: Joins | None = None
         settling = RabbitSettling(hub, publishing)
         self.committer: Committer = OrderedCommit(self.transport, self.results, settling)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from umbel.exceptions import DecodeError
 from umbel.message import Message
 from umbel.servers.rabbitmq import tables
-from umbel.wire.names import BROKER_HEADERS, OWN
+from umbel.wire.names import BROKER_HEADERS, DELAYED_DIGITS, DELAYED_EXCHANGE, OWN
 from umbel.wire.times import due
 
 #: What the table in our header may hold.
@@ -136,8 +136,9 @@ def arrive(data: bytes, body: bytes, *, exchange: str, routing_key: str) -> Arri
     headers = fields.pop("headers", None) or {}
     for name in BROKER_HEADERS.intersection(headers):
         del headers[name]
-    own = headers.pop(OWN, None)
-    own = own if isinstance(own, dict) else {}
+    own = headers.pop(OWN) if isinstance(headers.get(OWN), dict) else {}
+    if exchange == DELAYED_EXCHANGE:
+        routing_key = routing_key.split(".", DELAYED_DIGITS)[-1]
     # A sender of Celery's has said it in headers of its own.
     not_before, expires_at = due(headers)
     if fields.get("delivery_mode") == _PERSISTENT:
