@@ -150,7 +150,7 @@ def _servers(places: _Places) -> Servers:
         return Servers(
             broker, broker.results, broker.ledger, broker.committer, broker.joins, None, companion
         )
-    committer = OrderedCommit(
+    committer = broker.committer_with(store) or OrderedCommit(
         broker.transport,
         store.results,
         SettlingByCommit(broker.committer),

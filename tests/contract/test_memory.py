@@ -77,6 +77,7 @@ class Pair:
         )
         self.joins: Joins | None = store.joins
         self.warnings = broker.warnings
+        self.committer_with = broker.committer_with
         self.close = broker.close
 
 

@@ -75,6 +75,10 @@ class Accompanied:
         self.joins: Joins | None = None
         self.committer: Committer = OrderedCommit(self.transport, self.results, settling)
 
+    def committer_with(self, store: Server) -> Committer | None:
+        _ = store
+        return None
+
     def warnings(self) -> Sequence[str]:
         return self._broker.warnings()
 

@@ -520,6 +520,13 @@ class Server(Protocol):
     joins: Joins | None
     committer: Committer
 
+    def committer_with(self, store: Server) -> Committer | None:
+        """Return what commits here, with results and joins in that store, all in one atomic step.
+
+        None if it cannot.
+        """
+        ...
+
     def warnings(self) -> Sequence[str]:
         """Return what is dangerous about how the server is set up, for operators. May connect."""
         ...

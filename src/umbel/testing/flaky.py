@@ -154,6 +154,7 @@ class FlakyServer:
         self.bus = inner.bus
         self.joins: Joins | None = inner.joins and FlakyJoins(inner.joins, self.faults)
         self.warnings = inner.warnings
+        self.committer_with = inner.committer_with
         self.committer: Committer = FlakyCommitter(inner.committer, self.faults)
         self._inner = inner
 

@@ -39,6 +39,10 @@ class MemoryServer:
         self.joins: Joins | None = MemoryJoins(space)
         self.committer: Committer = MemoryCommit(space)
 
+    def committer_with(self, store: Server) -> Committer | None:
+        _ = store
+        return None
+
     def warnings(self) -> Sequence[str]:
         return ()
 

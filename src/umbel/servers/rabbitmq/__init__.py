@@ -46,6 +46,10 @@ class RabbitServer:
         settling = RabbitSettling(hub, publishing)
         self.committer: Committer = OrderedCommit(self.transport, self.results, settling)
 
+    def committer_with(self, store: Server) -> Committer | None:
+        _ = store
+        return None
+
     def warnings(self) -> Sequence[str]:
         return ()
 

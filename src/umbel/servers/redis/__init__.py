@@ -24,7 +24,7 @@ from umbel.servers.redis.ledger import RedisLedger
 from umbel.servers.redis.options import parse
 from umbel.servers.redis.queues import RedisTransport
 from umbel.servers.redis.results import RedisResults
-from umbel.servers.seams import Bus, Committer, Joins, Ledger, ResultStore, Transport
+from umbel.servers.seams import Bus, Committer, Joins, Ledger, ResultStore, Server, Transport
 
 
 class RedisServer:
@@ -41,6 +41,7 @@ class RedisServer:
         parsed = parse(url, options)
         keys = Keys(parsed)
         self.display_url = parsed.display_url
+        self.options, self.keys = parsed, keys
         self._connections = Connections(parsed, keys)
         self.transport = RedisTransport(self._connections, keys, parsed)
         self.results = RedisResults(self._connections, keys, parsed)
@@ -48,6 +49,18 @@ class RedisServer:
         self.joins = RedisJoins(self._connections, keys)
         self.bus = RedisBus(self._connections, keys, parsed)
         self.committer = RedisCommitter(self._connections, keys, parsed)
+
+    def committer_with(self, store: Server) -> Committer | None:
+        if not isinstance(store, RedisServer) or store.options.server != self.options.server:
+            return None
+        databases = (self.options.database, store.options.database)
+        return RedisCommitter(
+            self._connections,
+            self.keys,
+            self.options,
+            store=store.keys,
+            databases=databases if databases[0] != databases[1] else None,
+        )
 
     def warnings(self) -> Sequence[str]:
         return advice.warnings(self._connections)

@@ -17,20 +17,34 @@ from umbel.servers.seams import CommitReport, Refusal
 
 
 class RedisCommitter:
-    """Performs effects where queues, results and ledger are on this server. Any thread."""
+    """Performs effects where queues, results and ledger are on this server. Any thread.
 
-    def __init__(self, connections: Connections, keys: Keys, options: Options) -> None:
+    Results and joins may be in another of its databases, under ``store``'s keys.
+    """
+
+    def __init__(
+        self,
+        connections: Connections,
+        keys: Keys,
+        options: Options,
+        *,
+        store: Keys | None = None,
+        databases: tuple[int, int] | None = None,
+    ) -> None:
+        store = store or keys
         self._connections = connections
         self._packer = Packer(options, keys)
         self._script_keys = (*self._packer.keys, keys.marks, keys.dead)
-        self._start = (*self._packer.start, keys.results, keys.successes)
-        self._joins = (keys.groups, keys.joins, keys.complete_joins, keys.waiting_joins)
+        self._start = (*self._packer.start, store.results, store.successes)
+        self._joins = (store.groups, store.joins, store.complete_joins, store.waiting_joins)
+        self._plain = scripts.commit(joins=False, databases=databases)
+        self._joining = scripts.commit(joins=True, databases=databases)
 
     def commit(self, effects: Sequence[Effects]) -> CommitReport:
         if not effects:
             return CommitReport()
         joining = any(each.arrivals or each.opens or each.closes for each in effects)
-        script = scripts.COMMIT_AND_JOIN if joining else scripts.COMMIT
+        script = self._joining if joining else self._plain
         arguments: Arguments = [*self._start, *(self._joins if joining else ())]
         for each in effects:
             self._add(arguments, each, joining=joining)

@@ -37,6 +37,8 @@ _CONNECTION_OPTIONS = (
 _SEPARATOR = re.compile(r";(?=[a-z+]+://)")
 #: What sentinels tell instead of the URL.
 _PLACE = ("host", "port")
+#: What of a connection says where it leads.
+_IDENTITY = frozenset({*_PLACE, "path", "username", "password", "connection_class"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,20 @@ class Options:
     unacked_key: str = names.UNACKED
     unacked_since_key: str = names.UNACKED_INDEX
     max_message_size: int = MAX_MESSAGE_SIZE
+
+    @property
+    def database(self) -> int:
+        """The number of the database."""
+        return int(self.connection.get("db") or 0)
+
+    @property
+    def server(self) -> tuple[object, ...]:
+        """What says which server it is and who we are there, whatever the database."""
+        places = [
+            {name: each[name] for name in each if name in _IDENTITY or name.startswith("ssl_")}
+            for each in (self.connection, *self.others)
+        ]
+        return places, self.sentinels
 
 
 def parse(url: str, options: Mapping[str, Any]) -> Options:

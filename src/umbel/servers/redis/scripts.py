@@ -401,29 +401,49 @@ while i <= #ARGV do
   -- The end of most is their fence as well: one call.
   local plain = ending == 'ack' and not marked and after == messages
   local ours = held == '' or redis.call(plain and 'HDEL' or 'HEXISTS', held, tag) == 1
-  if not ours or is_passed_over(i) then
+  there()
+  local passed_over = is_passed_over(i)
+  here()
+  if not ours or passed_over then
     if not ours then stale[#stale + 1] = number end
   elseif not refuses(number, messages, after - 1) then
+    there()
     for r = results, messages - 1, 4 do put(ARGV[r], ARGV[r + 1], ARGV[r + 2], ARGV[r + 3]) end
+    here()
     for m = messages, after - 1, 5 do store(destination(m), ARGV[m + 3], ARGV[m + 4]) end
     if held ~= '' and not plain and ending ~= 'keep' then
       end_hold(held, tag, ending, marked, reason, crashes)
     end
+    there()
     join(i, after)
+    here()
   end
   i, number = next_effect, number + 1
 end
 return {stale, refused, joined}
 """
 
-COMMIT: Final = Script.of(*_COMMIT, JOINLESS, _PERFORM)
+_SAME_DATABASE: Final = "local function here() end\nlocal function there() end"
 
-#: The same for effects of which some have to do with joins.
-#:   ARGV  8 beginning of groups   9 beginning of joins   10 complete joins   11 waiting joins; each
-#:         effect has three more arguments behind its counts: the join that it closes ("" = none),
-#:         count of joins it opens, count of arrivals; and these follow its messages
-#:   ->    the ids of joins that were completed as well
-COMMIT_AND_JOIN: Final = Script.of(*_COMMIT, JOINING, _PERFORM)
+
+def commit(*, joins: bool, databases: tuple[int, int] | None = None) -> Script:
+    """Return the script that performs effects.
+
+    With ``joins``, for effects of which some have to do with joins:
+      ARGV  8 beginning of groups   9 beginning of joins   10 complete joins   11 waiting joins;
+            each effect has three more arguments behind its counts: the join that it closes ("" =
+            none), count of joins it opens, count of arrivals; and these follow its messages
+      ->    the ids of joins that were completed as well
+    ``databases`` are those of queues and of results and joins, if they are two.
+    """
+    places = _SAME_DATABASE
+    if databases is not None:
+        places = "".join(
+            f"local function {name}() redis.call('SELECT', {number}) end\n"
+            for name, number in zip(("here", "there"), databases, strict=True)
+        )
+    return Script.of(*_COMMIT, places, JOINING if joins else JOINLESS, _PERFORM)
+
 
 #: Store results.
 #:   KEYS  none that are fixed

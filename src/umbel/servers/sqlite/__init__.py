@@ -51,6 +51,10 @@ class SqliteServer:
         self.committer: Committer = SqliteCommitter(store)
         self.database = database
 
+    def committer_with(self, store: Server) -> Committer | None:
+        _ = store
+        return None
+
     def warnings(self) -> Sequence[str]:
         return ()
 
