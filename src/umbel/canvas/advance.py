@@ -23,12 +23,18 @@ from typing import Any
 from umbel import states
 from umbel.bound import BoundTask, unstorable
 from umbel.canvas.following import REASON, Following, Policy, Unable, unsendable
-from umbel.canvas.joins import arrival_instead, arrival_of, listed_tasks, released, values_of
-from umbel.canvas.plan import Node, final, replacement
+from umbel.canvas.joins import (
+    arrival_instead,
+    arrival_of,
+    ids_of,
+    listed_tasks,
+    released,
+    values_of,
+)
+from umbel.canvas.plan import Node, replacement
 from umbel.exceptions import (
     ChordError,
     Continued,
-    DecodeError,
     EncodeError,
     Replaced,
     SoftTimeLimitExceeded,
@@ -36,6 +42,7 @@ from umbel.exceptions import (
 )
 from umbel.message import Arrival, Delivery, Effects, Ending, Join, Message, Outcome, ResultRecord
 from umbel.servers.seams import Joined
+from umbel.wire.names import is_clean
 from umbel.wire.result import compress_meta, encode_meta
 from umbel.wire.saferepr import bounded_repr
 from umbel.wire.task import Request, retry_message
@@ -241,7 +248,7 @@ def _results_instead(
     return tuple(
         _record(request, outcome, bound, policy, task_id=task_id)
         for task_id in ids
-        if task_id and isinstance(task_id, str)
+        if is_clean(task_id)
     )
 
 
@@ -275,10 +282,10 @@ def after_join(
     try:
         values = values_of(joined, bound.loads)
         following.add(body, values)
-    except (ChordError, DecodeError) as error:
-        outcome = Outcome(states.FAILURE, error=error, done_at=done_at)
     except Unable as unable:
         outcome = replace(unable.outcome, done_at=done_at)
+    except Exception as error:  # noqa: BLE001 -- ChordError; or what is saved of the header is damaged
+        outcome = Outcome(states.FAILURE, error=error, done_at=done_at)
     else:
         return Effects(
             None,
@@ -302,7 +309,7 @@ def without_body(
 ) -> Effects:
     """Return the failure of all that waited for a join; the body's errbacks get its id."""
     never = listed_tasks([body])
-    end = final(body)["options"]
+    end = ids_of(body)
     failed = Request(
         id=end.get("task_id") or "",
         task="",
@@ -326,7 +333,8 @@ def without_body(
 
 
 def _signatures(given: Any) -> list[Any] | None:
-    return None if not given else [given] if isinstance(given, Mapping) else list(given)
+    listed = [given] if isinstance(given, Mapping) else given if isinstance(given, list) else ()
+    return [each for each in listed if isinstance(each, Mapping)] or None
 
 
 def _unacknowledged(outcome: Outcome, bound: BoundTask) -> str | None:

@@ -6,7 +6,7 @@ Signatures that follow came in a message, so whatever is wrong with one ends her
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -142,9 +142,10 @@ class Following:
         """Have the rest of chains fail that these tasks would have gone on with."""
         failed = exception_to_wire(error or TaskRevokedError())
         for each in continuations(nodes):
-            kwargs = {**each["kwargs"], "failed": failed}
-            call = Call(CONTINUE, (), kwargs, {**each["options"], **self._here()})
-            self.messages.append(self.policy.message_for(call, self.request))
+            with suppress(Unable), unsendable(each):
+                kwargs = {**each["kwargs"], "failed": failed}
+                call = Call(CONTINUE, (), kwargs, {**each["options"], **self._here()})
+                self.messages.append(self.policy.message_for(call, self.request))
 
     def _here(self) -> dict[str, Any]:
         """Return where the request came from: there is a worker of ours."""

@@ -16,11 +16,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from umbel import states
-from umbel.canvas.plan import Node, chord_error, context_of, tasks_of
+from umbel.canvas.plan import Node, chord_error, context_of, final, node_of, tasks_of
+from umbel.exceptions import EncodeError
 from umbel.message import Arrival
 from umbel.serializers import json_loads
 from umbel.servers.seams import Joined
 from umbel.wire.errors import exception_from_wire, exception_to_wire
+from umbel.wire.names import is_clean
 from umbel.wire.result import decode_group
 from umbel.wire.task import Request
 
@@ -52,12 +54,13 @@ def arrival_instead(
 ) -> Arrival | None:
     """Return the arrival of a task that will never run, if it is a member of a join."""
     options = node["options"]
-    group_id, body = options.get("group_id"), options.get("chord")
-    if not group_id or not body or not options.get("task_id"):
+    task_id, group_id = options.get("task_id"), options.get("group_id")
+    index, body = options.get("group_index"), options.get("chord")
+    if not (is_clean(task_id) and is_clean(group_id) and isinstance(body, dict)):
         return None
     return _arrival(
-        options["task_id"], group_id, options.get("group_index"), body, (states.FAILURE, error),
-        request, dumps=dumps, expires_in=expires_in,
+        task_id, group_id, index if isinstance(index, int) else None, body,
+        (states.FAILURE, error), request, dumps=dumps, expires_in=expires_in,
     )  # fmt: skip
 
 
@@ -76,8 +79,15 @@ def _arrival(  # noqa: PLR0913 -- the fields of an arrival
     if isinstance(value, BaseException):
         value = exception_to_wire(value, dumps)
     part = dumps([1, task_id, state, value])
+    try:
+        context = context_of(body, request)
+    except EncodeError:
+        if state == states.SUCCESS:
+            raise  # so its member fails, and says why
+        # The body will not be sent: that it has an id is enough.
+        context = context_of(node_of("", {}, **ids_of(body)), request)
     member = f"{task_id}:{'+inf' if index is None else index}"
-    return Arrival(join, member, index, part, context_of(body, request), expires_in)
+    return Arrival(join, member, index, part, context, expires_in)
 
 
 # --- when it is complete
@@ -85,12 +95,24 @@ def _arrival(  # noqa: PLR0913 -- the fields of an arrival
 
 def released(joined: Joined) -> tuple[Node, Request]:
     """Return the body of a complete join, and a request that stands for the last member's."""
-    about = json_loads(joined.context)
-    body: Node = about.pop("body")
-    parent_id = about.get("parent_id")
-    return body, Request(
-        **{**about, "id": parent_id, "task": "", "reply_to": about.get("reply_to", "")}
-    )
+    try:
+        about = json_loads(joined.context)
+        body: Node = about.pop("body")
+        request = Request(**about)
+    except Exception:  # noqa: BLE001 -- it may have been written by anybody: then there is no body
+        body, request = {}, Request()
+    request.update({"id": request.parent_id, "task": "", "reply_to": request.reply_to or ""})
+    return body, request
+
+
+def ids_of(body: Any) -> dict[str, Any]:
+    """Return the options that say which task yields a body's result; of a damaged one, none."""
+    try:
+        options: dict[str, Any] = final(body)["options"]
+        kept = ("task_id", "group_id", "group_index", "reply_to", "link_error")
+        return {name: options[name] for name in kept if name in options}
+    except Exception:  # noqa: BLE001 -- anything may be in a message
+        return {}
 
 
 def values_of(joined: Joined, loads: Callable[[bytes], Any] = json_loads) -> list[Any]:
@@ -99,14 +121,24 @@ def values_of(joined: Joined, loads: Callable[[bytes], Any] = json_loads) -> lis
     values: list[Any] = []
     failed: list[tuple[str, Any]] = []
     for part in joined.parts:
-        _, task_id, state, result = loads(part)
+        task_id, state, result = _read(part, loads)
         if state in states.PROPAGATE_STATES:
-            failed.append((task_id, exception_from_wire(result)))
+            failed.append((task_id, result))
         values.append(result)
         found[task_id] = result
     if failed:
         raise chord_error(failed)
     return values if joined.shape is None else _shaped(decode_group(joined.shape)[1], found)
+
+
+def _read(part: bytes, loads: Callable[[bytes], Any]) -> tuple[str, str, Any]:
+    try:
+        _, task_id, state, result = loads(part)
+        if state in states.PROPAGATE_STATES:
+            result = exception_from_wire(result)
+    except Exception as error:  # noqa: BLE001 -- whoever reaches the store may have written it
+        return "?", states.FAILURE, error
+    return str(task_id), state, result
 
 
 def _shaped(members: Sequence[Any], found: Mapping[str, Any]) -> list[Any]:
