@@ -306,3 +306,33 @@ def test_a_chord_without_a_place_for_joins_is_an_error_at_once(rabbitmq_url: str
         ):
             with pytest.raises(ImproperlyConfigured, match="result_backend"):
                 workflow.apply_async()
+
+
+@pytest.mark.parametrize("store", ["sqlite", "redis"])
+def test_rabbitmq_with_a_store(
+    rabbitmq_url: str, store: str, request: pytest.FixtureRequest
+) -> None:
+    backend = f"sqlite:///{request.getfixturevalue('tmp_path')}/results.sqlite"
+    if store == "redis":
+        backend = str(request.getfixturevalue("redis_url"))
+    with Umbel("canvas", broker=rabbitmq_url, backend=backend, set_as_current=False) as app:
+
+        @app.task
+        def add(x: int, y: int = 1) -> int:
+            if y == 0:
+                raise ValueError("broken")
+            return x + y
+
+        @app.task
+        def total(numbers: list[int]) -> int:
+            return sum(numbers)
+
+        with running(app, lanes=2):
+            header = [add.s(n, n + 1) for n in range(20)]
+            assert chord(header, total.s() | add.s(1)).apply_async().get(timeout=PATIENCE) == 401
+            middle = add.s(1, 1) | group(add.s(1), add.s(2)) | total.s()
+            assert middle.apply_async().get(timeout=PATIENCE) == 7
+            with pytest.raises(ChordError, match="broken"):
+                chord([add.s(1, 0)], total.s()).apply_async().get(timeout=PATIENCE)
+            long = chain([add.s(0)] + [add.s() for _ in range(600)]).apply_async()
+            assert long.get(timeout=60) == 601

@@ -22,7 +22,7 @@ def nothing() -> None: ...
 
 
 BOUND = BoundTask("t", None, nothing)
-BODY = {
+BODY: dict[str, Any] = {
     "task": "body",
     "args": [],
     "kwargs": {},
