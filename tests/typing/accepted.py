@@ -16,8 +16,10 @@ from umbel import (
     Task,
     Umbel,
     chain,
+    chord,
     group,
     shared_task,
+    xstarmap,
 )
 from umbel.signals import task_failure
 from umbel.testing import (
@@ -181,6 +183,19 @@ assert_type(group(add.s(1, 1), add.s(2, 2))().get(), list[int])
 assert_type((add.s(1, 2) | total.s()).delay(), AsyncResult[float])
 assert_type(add.s(1, 2) | add.s(3) | total.s(), Signature[float])
 assert_type(chain(add.s(1, 2), add.s(3)).apply_async(), AsyncResult[int])
+assert_type(chain(add.s(1, 2), total.s()).delay().get(), float)
+assert_type(chord([add.s(1), add.s(2)], total.s()).delay(), AsyncResult[float])
+assert_type(chord((add.s(i) for i in range(3)), total.s() | shared.s()), chord[None])
+assert_type(group([add.s(1), add.s(2)]) | total.s(), Signature[float])
+assert_type(add.s(1) | group([add.s(1), add.s(2)]) | total.s(), Signature[float])
+assert_type(add.s(1) | group([add.s(1), add.s(2)]), Signature[list[int]])
+assert_type(add.map([1, 2]).delay().get(), list[int])
+assert_type(add.starmap([(1, 2)]), xstarmap[int])
+assert_type(add.chunks([(1, 2)], 1).delay().get(), list[list[int]])
+assert_type(add.s(1).clone((2,), {"y": 3}, queue="q"), Signature[int])
+assert_type(add.s(1).freeze(), AsyncResult[int])
+assert_type(add.s(1).stamp(tenant="x"), Signature[int])
+wider: Signature[float] = add.s(1)
 
 # --- configuration
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from umbel import Signature, Task, Umbel, group, shared_task
+from umbel import Signature, Task, Umbel, chord, group, shared_task
 from umbel.testing import assert_enqueued, run_until_idle
 
 app = Umbel("tasks")
@@ -64,6 +64,9 @@ def ill_typed() -> None: ...
 wrong_result: str = add.delay(1).get()  # refused: assignment reportAssignmentType
 wrong_bytes: str = fetch.delay("x").get()  # refused: assignment reportAssignmentType
 wrong_members: list[str] = group([add.s(1)])().get()  # refused: assignment reportAssignmentType
+wrong_body: str = chord([add.s(1)], add.s())().get()  # refused: assignment reportAssignmentType
+wrong_link: Signature[str] = fetch.s("x") | add.s(1)  # refused: assignment reportAssignmentType
+chord(5, add.s())  # refused: arg-type reportArgumentType
 wrong_signature: Signature[str] = add.s(1)  # refused: assignment reportAssignmentType
 
 

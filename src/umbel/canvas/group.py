@@ -276,15 +276,15 @@ class Composable(Generic[P, R]):
         made["immutable"] = True
         return made
 
-    def map(self, it: Iterable[Any]) -> xmap[list[R]]:
+    def map(self, it: Iterable[Any]) -> xmap[R]:
         """Return one call that runs it for each item, one after the other."""
         return xmap(self.s(), it, app=self._app)
 
-    def starmap(self, it: Iterable[Iterable[Any]]) -> xstarmap[list[R]]:
+    def starmap(self, it: Iterable[Iterable[Any]]) -> xstarmap[R]:
         """Return one call that runs it for each item, which are its arguments."""
         return xstarmap(self.s(), it, app=self._app)
 
-    def chunks(self, it: Iterable[Iterable[Any]], n: int) -> chunks[list[R]]:
+    def chunks(self, it: Iterable[Iterable[Any]], n: int) -> chunks[R]:
         """Return calls that run it for ``n`` items each, which are its arguments."""
         return chunks(self.s(), it, n, app=self._app)
 
