@@ -117,6 +117,8 @@ def test_messages_of_a_long_chain_stay_small(tmp_path: Path) -> None:
         whole, windowed = sent.requests(app)
         assert len(whole.chain or ()) == 499
         assert len(windowed.chain or ()) == windows.WINDOW + 1
+        chord([add.s(1)], chain([add.s() for _ in range(20_000)])).apply_async()
+        assert len(sent.request(app).chord["kwargs"]["tasks"]) == windows.WINDOW + 1
         app.conf.task_whole_chain = 0
         chain(links(add, 700)).apply_async()
         assert len(sent.request(app).chain or ()) == 699

@@ -286,7 +286,7 @@ class chord(Signature[R]):  # noqa: N801 -- Celery's public name
             return eager
         outbox = Outbox(app, {**self.options, **options})
         group_id, following, beginning = self._prepared(body, options)
-        result: AsyncResult[R] = outbox.settle(following)
+        result: AsyncResult[R] = outbox.settle_body(following)
         partial = self._partial(args, kwargs, beginning, following)
         results: list[AsyncResult[Any]] = []
         with telling_what_was_sent(outbox):

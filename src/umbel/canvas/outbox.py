@@ -21,6 +21,7 @@ from umbel.canvas.plan import (
     Call,
     Gate,
     Node,
+    cut_body,
     distribute,
     flat,
     has_chord,
@@ -94,15 +95,20 @@ class Outbox:
         """Put what a settled workflow begins with; ``options`` are those of its last task."""
         made = plan(node, args, options, whole=self._whole)
         self._kept += made.kept
-        for gate in made.gates:
-            self.open(gate)
+        self._gates += made.gates
         for call in made.calls:
             self.put_call(call)
 
-    def open(self, gate: Gate) -> None:
-        """Open a join before the next slice is sent."""
+    def settle_body(self, body: Node) -> Any:
+        """Bring the body of a chord into its normal form, for its members; return its result."""
         if self._app.servers().joins is None:
             raise ImproperlyConfigured(NO_JOINS)
+        result = self.settle(body)
+        self._kept += cut_body(body, self._whole)
+        return result
+
+    def open(self, gate: Gate) -> None:
+        """Open a join before the next slice is sent."""
         self._gates.append(gate)
 
     def put_plain(

@@ -439,16 +439,15 @@ def plan(
                 first, *following = links_of(node)
                 if following:
                     attach(node, about)
-                    following = cut_rest(following, made, whole)
+                    following, kept = _cut(following, whole)
+                    made.kept += kept
                     about = {"chain": following[::-1]}
                 waiting.append((first, args, about))
             case "group":
                 waiting += _planned_members(node, args)
             case "chord":
                 attach(node, about)
-                if body_of(node).get("subtask_type") == CHAIN:
-                    about = body_of(node)["kwargs"]
-                    about["tasks"] = cut_rest(about["tasks"], made, whole)
+                made.kept += cut_body(body_of(node), whole)
                 _plan_chord(node, args, made, waiting)
             case _:
                 call = Call(node["task"], tuple(args), node["kwargs"], {**node["options"], **about})
@@ -456,12 +455,16 @@ def plan(
     return made
 
 
-def cut_rest(links: list[Node], made: Plan, whole: int) -> list[Node]:
-    """Return the links to be sent; note the windows to be kept."""
-    end = final(links[-1])["options"]
-    sent, kept = cut(links, end["task_id"], whole)
-    made.kept += kept
-    return sent
+def cut_body(body: Node, whole: int) -> list[Kept]:
+    """Shorten the body of a chord, which each member carries; return the windows to be kept."""
+    if body.get("subtask_type") != CHAIN:
+        return []
+    body["kwargs"]["tasks"], kept = _cut(links_of(body), whole)
+    return kept
+
+
+def _cut(links: list[Node], whole: int) -> tuple[list[Node], list[Kept]]:
+    return cut(links, final(links[-1])["options"]["task_id"], whole)
 
 
 def _merged(node: Node, args: Sequence[Any]) -> Sequence[Any]:
