@@ -35,8 +35,13 @@ from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 from umbel.clock import SYSTEM_CLOCK
-from umbel.exceptions import ConnectionLost, TimeoutError, TransportError  # noqa: A004 -- ours
-from umbel.servers.rabbitmq.connection import Connection
+from umbel.exceptions import (
+    ConnectionLost,
+    ImproperlyConfigured,
+    TimeoutError,  # noqa: A004 -- ours
+    TransportError,
+)
+from umbel.servers.rabbitmq.connection import Connection, Refused
 
 #: Seconds after which a connection that nobody drove is looked at before it is used.
 _STALE_AFTER = 1.0
@@ -44,6 +49,11 @@ _STALE_AFTER = 1.0
 _CLOSE_TIMEOUT = 5.0
 
 _monotonic = SYSTEM_CLOCK.monotonic
+
+
+#: What the beginning of a turn may come to, with the connection as sound as before, or known to be
+#: broken.
+_ANSWERS = (TransportError, TimeoutError, ImproperlyConfigured, Refused)
 
 
 class Session(Protocol):
@@ -235,8 +245,11 @@ class Link(Generic[S]):
                     self._driven_at = _monotonic()
                 if self._session is not None:
                     turn.begin(self._session, by)
-            except Exception as error:  # noqa: BLE001 -- it is its caller's, who raises it
+            except _ANSWERS as error:  # its caller raises it
                 turn.finish(error)
+            except BaseException:  # it struck in the middle of pika's work (see _spoil)
+                turn.finish(_interrupted())
+                raise
             else:
                 self._begun.append(turn)
                 self._unsent = True
@@ -269,7 +282,7 @@ class Link(Generic[S]):
         session, self._session = self._session, None
         if session is not None:
             session.connection.abort()
-            self._fail(ConnectionLost("another user of the connection was interrupted"))
+            self._fail(_interrupted())
 
     def _look(self) -> None:
         waiting = []
@@ -290,3 +303,7 @@ class Link(Generic[S]):
                 turn.finish()
             else:
                 turn.finish(ConnectionLost(*error.args))
+
+
+def _interrupted() -> ConnectionLost:
+    return ConnectionLost("another user of the connection was interrupted")
