@@ -153,7 +153,10 @@ def test_when_all_that_are_armed_are_gone_a_sleeper_finds_out(
         until(lambda: len(waiting.got) == 1)
 
 
-def test_who_ends_is_followed_by_another(server: Server, admin: Any) -> None:
+def test_who_ends_is_followed_by_another(
+    server: Server, admin: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumer_module, "LOOK", 600.0)  # who is said to be dead does not look
     with crowd(server, admin, 6):
         first = admin.zrange("umbel:armed:work", 0, 0)[0]
         server.transport.recover([DeadConsumer(first.decode())])

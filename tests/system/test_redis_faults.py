@@ -23,16 +23,17 @@ from umbel.exceptions import (
     PublishError,
     StorageError,
     TimeoutError,  # noqa: A004 -- Celery's public name
+    Unroutable,
 )
 from umbel.ids import new_id
 from umbel.message import Delivery, Effects, Message, ResultRecord
 from umbel.servers.redis import RedisServer, connection, open_server, scripts
 from umbel.servers.redis.connection import Word
 from umbel.servers.redis.consumer import RedisConsumer
-from umbel.servers.seams import Consumer, Server, Watch
+from umbel.servers.seams import Consumer, DeadConsumer, Server, Watch
 from umbel.states import SUCCESS
 from umbel.testing.probe import Probe
-from umbel.topology import Queue, Topology
+from umbel.topology import Exchange, Queue, Topology
 
 #: Seconds until what must happen fails the test.
 PATIENCE = 20.0
@@ -337,6 +338,33 @@ def test_elements_that_are_no_messages_are_given_with_the_problem(
     assert all(each.problem for each in got[:-1])
     assert got[-1].message.id == good
     consumer.close()
+
+
+# --- queues that end
+
+
+def test_a_queue_of_one_worker_ends_with_it(server: RedisServer, admin: redis.Redis) -> None:
+    # Given two workers that get every message of an exchange, each in a queue of its own
+    exchange = Exchange("news", "fanout")
+    own = [Queue(f"own-{n}", exchange, auto_delete=True) for n in (1, 2)]
+    server.transport.declare(Topology((exchange,), tuple(own)))
+    consumers = [
+        server.transport.consume([queue.name, "work"], consumer_id=new_id(), lease=600.0)
+        for queue in own
+    ]
+    message = Message("all", b"[]", {}, "", exchange="news")
+    server.transport.publish([message], deadline=math.inf)
+    # When one ends in order and the other is found dead
+    consumers[0].close()
+    assert server.transport.queues() == ["own-2", "work"]
+    server.transport.recover([DeadConsumer(consumers[1]._id)])  # type: ignore[attr-defined]
+    # Then nothing is left of their queues, and what they shared is still there
+    assert server.transport.queues() == ["work"]
+    assert not admin.keys("*own-*")
+    assert not admin.smembers("_kombu.binding.news")
+    with pytest.raises(Unroutable):
+        server.transport.publish([message], deadline=math.inf)
+    consumers[1].close()
 
 
 # --- waiting

@@ -3,8 +3,8 @@
 options ── what URL and options say          keys ── every key there is
 connection ── links, and idle ones lent      pieces, scripts ── what the server does in one step
 messages ── arguments of the scripts         queues, consumer ── publish and receive
-joins, joining ── headers of chords
 commit ── effects                            results, ledger ── what is kept
+joins, joining ── headers of chords          ending ── consumers, and queues that were theirs
 unacked ── what Celery's dead held           bus ── remote control
 places ── which server is the master         advice ── what is dangerous
 """

@@ -41,6 +41,7 @@ from umbel.exceptions import ConnectionLost, TransportError
 from umbel.message import Delivery
 from umbel.servers.redis import scripts
 from umbel.servers.redis.connection import Connections, Link, Waker, Word, pack, text
+from umbel.servers.redis.ending import end
 from umbel.servers.redis.keys import Keys
 from umbel.servers.redis.ledger import revocations
 from umbel.servers.redis.options import Options
@@ -125,10 +126,8 @@ class RedisConsumer:
         self._closed = True
         self._drop_link()
         self._waker.close()
-        keys = self._keys
-        arguments = (*keys.consumers, self._id, "")
         try:
-            self._connections.run(scripts.END_CONSUMER, [keys.leases, keys.marks], [arguments])
+            end(self._connections, self._keys, scripts.END_CONSUMER, (self._id, ""))
         except TransportError as error:
             # The lease ends by itself, and what we held goes back then.
             telemetry.emit("consumer.abandoned", consumer_id=self._id, error=error)

@@ -165,6 +165,9 @@ local function mark(envelope, crash, loss, suspect, verdict)
   redis.call('EXPIRE', MARKS, MARKS_TTL)
 end
 
+-- Queues that nobody consumes any more.
+local left = {}
+
 -- End a consumer; what it holds goes to the front of its lists in the order it came.
 -- judge(tag, envelope) marks a message; nil = all go back free.
 local function release(id, judge)
@@ -183,6 +186,7 @@ local function release(id, judge)
   for _, queue in ipairs(cjson.decode(queues)) do
     redis.call('SREM', SERVED .. queue, id)
     leave(queue, id)
+    if redis.call('EXISTS', SERVED .. queue) == 0 then left[#left + 1] = queue end
   end
   redis.call('DEL', HELD .. id, CONSUMER .. id)
   redis.call('ZREM', LEASES, id)
@@ -231,8 +235,7 @@ end
 
 -- No longer wait for a queue; another is armed instead.
 local function leave(queue, id)
-  if redis.call('ZREM', IDLE .. queue, id) == 0 and redis.call('ZREM', ARMED .. queue, id) == 1 then
-    wake(queue, 1)
-  end
+  redis.call('ZREM', IDLE .. queue, id)
+  if redis.call('ZREM', ARMED .. queue, id) == 1 then wake(queue, 1) end
 end
 """

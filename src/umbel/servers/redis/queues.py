@@ -22,6 +22,7 @@ from umbel.message import Message
 from umbel.servers.redis import scripts
 from umbel.servers.redis.connection import Connections, text
 from umbel.servers.redis.consumer import RedisConsumer
+from umbel.servers.redis.ending import end
 from umbel.servers.redis.finding import Finder
 from umbel.servers.redis.keys import Keys
 from umbel.servers.redis.messages import Arguments, Packer
@@ -60,7 +61,7 @@ class RedisTransport:
         self._clock = options.clock
         self._packer = Packer(options, keys)
         self._unacked = Unacked(connections, keys, options)
-        #: Queues that exist: none is ever deleted.
+        #: Queues that exist, and are never deleted.
         self._declared: set[str] = set()
 
     def declare(self, topology: Topology) -> None:
@@ -84,7 +85,9 @@ class RedisTransport:
         if conflict:
             name, old, new = map(text, conflict)
             raise TopologyConflict(f"{name!r} exists already, as {old} and not as {new}")
-        self._declared.update(queues)
+        self._declared.update(
+            each.name for each in topology.queues if not (each.auto_delete or each.exclusive)
+        )
 
     def publish(self, messages: Sequence[Message], *, deadline: float) -> None:
         if self._clock.monotonic() >= deadline:
@@ -140,14 +143,12 @@ class RedisTransport:
 
     def recover(self, dead: Sequence[DeadConsumer] = ()) -> int:
         keys = self._keys
-        both, start = (keys.leases, keys.marks), keys.consumers
         count = 0
         for each in dead:
             tags = self._tags(each.consumer_id, each.running) if each.running else []
-            arguments: Arguments = [*start, each.consumer_id, each.verdict, *tags]
-            count += self._connections.run(scripts.END_CONSUMER, both, [arguments])[0]
-        (lost,) = self._connections.run(scripts.RECOVER, both, [start])
-        return count + int(lost) + self._unacked.restore()
+            about: Arguments = [each.consumer_id, each.verdict, *tags]
+            count += end(self._connections, keys, scripts.END_CONSUMER, about)
+        return count + end(self._connections, keys, scripts.RECOVER, ()) + self._unacked.restore()
 
     def depth(self, queues: Sequence[str]) -> dict[str, Depth]:
         keys = self._keys

@@ -301,7 +301,7 @@ local ARMED, IDLE, WAKE = ARGV[4], ARGV[5], ARGV[6]
 #:   ARGV  1 beginning of held   2 beginning of consumer   3 beginning of served
 #:         4 beginning of armed   5 beginning of idle   6 beginning of wake
 #:         7 consumer id   8 verdict, then the tags of what was running
-#:   ->    how many messages went back
+#:   ->    how many messages went back, and the queues that nobody consumes any more
 END_CONSUMER: Final = Script.of(
     _CONSUMERS,
     CROWD,
@@ -311,7 +311,7 @@ local running = {}
 for i = 9, #ARGV do running[ARGV[i]] = true end
 local alone = #ARGV == 9
 local verdict = ARGV[8]
-return release(ARGV[7], function(tag, envelope)
+local count = release(ARGV[7], function(tag, envelope)
   if not running[tag] then return end
   if verdict ~= '' then
     mark(envelope, 0, 0, false, verdict)
@@ -319,13 +319,14 @@ return release(ARGV[7], function(tag, envelope)
     mark(envelope, alone and 1 or 0, 0, not alone, '')
   end
 end)
+return {count, left}
 """,
 )
 
 #: End every consumer whose lease has ended; each message it held counts a loss.
 #:   KEYS  1 leases   2 marks
 #:   ARGV  beginnings, the same as there
-#:   ->    how many messages went back
+#:   ->    the same
 RECOVER: Final = Script.of(
     CLOCK,
     _CONSUMERS,
@@ -336,8 +337,32 @@ local count = 0
 for _, id in ipairs(redis.call('ZRANGE', LEASES, '-inf', now_us(), 'BYSCORE')) do
   count = count + release(id, function(tag, envelope) mark(envelope, 0, 1, false, '') end)
 end
-return count
+return {count, left}
 """,
+)
+
+#: Delete a queue that shall end with its last consumer, and that has none.
+#:   KEYS  1 queues   2 exchanges   3 served
+#:   ARGV  1 its name   2 beginning of bindings   3 beginning of permanent bindings   4 separator,
+#:         then its lists and delayed messages
+DELETE_QUEUE: Final = Script.of(
+    """
+local properties = redis.call('HGET', KEYS[1], ARGV[1])
+if not properties or redis.call('EXISTS', KEYS[3]) == 1 then return end
+local ends = cjson.decode(properties)
+if not (ends.auto_delete or ends.exclusive) then return end
+redis.call('HDEL', KEYS[1], ARGV[1])
+for i = 5, #ARGV do redis.call('DEL', ARGV[i]) end
+local tail = ARGV[4] .. ARGV[1]
+for _, exchange in ipairs(redis.call('HKEYS', KEYS[2])) do
+  for _, member in ipairs(redis.call('SMEMBERS', ARGV[2] .. exchange)) do
+    if string.sub(member, -#tail) == tail then
+      redis.call('SREM', ARGV[2] .. exchange, member)
+      redis.call('SREM', ARGV[3] .. exchange, member)
+    end
+  end
+end
+"""
 )
 
 #: Perform effects.
