@@ -145,7 +145,8 @@ class Arrival:
     index: int | None
     #: How it ended: opaque.
     part: bytes
-    #: As in ``Join``: that of the last arrival counts.
+    #: As in ``Join``: that of the last arrival counts. b"" = it is not known; then the arrival only
+    #: counts if the join is.
     context: bytes
     expires_in: float | None = 86400.0
 

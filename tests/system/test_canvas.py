@@ -173,6 +173,14 @@ def test_a_chord_ends_whatever_ends_its_members(t: Tasks, ends: str) -> None:
             result.get(timeout=PATIENCE)
 
 
+def test_a_chord_ends_though_a_member_cannot_be_read(t: Tasks) -> None:
+    with running(t.app):
+        odd = t.add.s(1, 1).set(serializer="yaml")  # which accept_content does not name
+        result = chord([t.add.s(1, 1), odd], t.total.s()).apply_async()
+        with pytest.raises(ChordError, match="ContentDisallowed"):
+            result.get(timeout=PATIENCE)
+
+
 def test_a_member_may_retry(t: Tasks) -> None:
     @t.app.task(bind=True)
     def slow_to_start(self: Task[..., Any]) -> int:

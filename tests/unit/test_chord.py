@@ -135,3 +135,12 @@ def test_tasks_over_many_arguments(add: AddTask, app: Umbel) -> None:
     assert [each.kwargs["it"] for each in found] == [[[0, 0], [1, 1]], [[2, 2], [3, 3]], [[4, 4]]]
     with pytest.raises(ValueError, match="at least 1"):
         add.chunks([], 0)
+
+
+@pytest.mark.parametrize("serializer", ["pickle", "yaml", "msgpack"])
+@pytest.mark.filterwarnings("ignore:.*pickle")
+def test_workflows_travel_as_plain_dicts(add: AddTask, app: Umbel, serializer: str) -> None:
+    (add.s(1) | add.s(2)).apply_async(serializer=serializer)
+    (message,) = sent.messages(app)
+    assert b"umbel" not in message.body
+    assert message.content_type != "application/json"

@@ -80,7 +80,7 @@ def _arrival(  # noqa: PLR0913 -- the fields of an arrival
         value = exception_to_wire(value, dumps)
     part = dumps([1, task_id, state, value])
     try:
-        context = context_of(body, request)
+        context = context_of(body, request) if body else b""
     except EncodeError:
         if state == states.SUCCESS:
             raise  # so its member fails, and says why

@@ -236,6 +236,7 @@ class TaskEncoder:
             body = f"[{text}, {more}{tail}".encode("ascii")
             shown = (self._shown(args, text), self._shown(kwargs, more))
         else:
+            embed = _plain(embed)
             if self._protocol == 1:
                 body = serializer.dumps(protocol1.body(args, kwargs, headers, embed))
             else:
@@ -309,6 +310,15 @@ def _embed(options: Mapping[str, Any]) -> Mapping[str, Any]:
         "chain": options.get("chain"),
         "chord": options.get("chord"),
     }
+
+
+def _plain(value: Any) -> Any:
+    """Return signatures as the plain dicts that serializers other than JSON need."""
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    return value
 
 
 def _listed(signatures: Any) -> list[Any] | None:

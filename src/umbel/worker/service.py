@@ -32,7 +32,7 @@ from umbel.exceptions import (
     WorkerLostError,
 )
 from umbel.executor import call_errbacks, run_after_hooks
-from umbel.message import Delivery, Effects, Ending, Outcome
+from umbel.message import Delivery, Effects, Ending, Message, Outcome
 from umbel.serializers import JSON_TYPE
 from umbel.servers.seams import Joined, Refusal
 from umbel.values import value
@@ -245,8 +245,7 @@ class Service:
         name, task_id = message.headers.get("task"), peek_id(message)
         if not task_id:
             raise InvalidTaskError("it has no id outside of its body")
-        task = name if is_clean(name) else ""
-        return Request(id=task_id, task=task, reply_to=message.reply_to)
+        return _undecoded(message, task_id, name if is_clean(name) else "")
 
     def _follow(
         self,
@@ -281,7 +280,7 @@ class Service:
         task_id = peek_id(delivery.message)
         if not task_id or len(task_id.encode(errors="replace")) > MAX_ID:
             return Effects(delivery, Ending.DEAD, reason=reason)
-        request = Request(id=task_id, task="", reply_to=delivery.message.reply_to)
+        request = _undecoded(delivery.message, task_id, "")
         outcome = Outcome(states.FAILURE, error=error, dead=reason)
         return self._follow(delivery, request, outcome, self._nameless)
 
@@ -316,6 +315,19 @@ class Service:
             not_before=self.now() + 2.0**tries,
         )
         return Effects(delivery, publish=(later,))
+
+
+def _undecoded(message: Message, task_id: str, task: str) -> Request:
+    """Return the request of a message whose body is not known.
+
+    If it was a member of a chord's header, that has a join of its group's id, which knows the body.
+    """
+    group, index = message.headers.get("group"), message.headers.get("group_index")
+    request = Request(id=task_id, task=task, reply_to=message.reply_to)
+    if is_clean(group):
+        request.group, request.chord = group, {}
+        request.group_index = index if type(index) is int else None
+    return request
 
 
 def _checked_id(request: Request) -> str:

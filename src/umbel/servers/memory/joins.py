@@ -56,12 +56,14 @@ class JoinTable:
         """Note arrivals; return the joins that they complete."""
         completed: list[str] = []
         for arrival in arrivals:
+            if not arrival.context and arrival.join not in self._kept:
+                continue
             kept = self._keep(arrival.join, arrival.context, arrival.expires_in)
             if kept.complete_since is not None or arrival.member in kept.parts:
                 continue
             index = math.inf if arrival.index is None else arrival.index
             kept.parts[arrival.member] = (index, arrival.part)
-            kept.context = arrival.context
+            kept.context = arrival.context or kept.context
             if self._completes(kept):
                 completed.append(arrival.join)
         return completed

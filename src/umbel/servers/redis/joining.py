@@ -56,7 +56,7 @@ end
 -- Claim a full join; tell whether nobody had.
 local function complete(id, context, ttl)
   if not set(GROUPS .. id .. '.c', 'umbel', ttl, 'NX') then return false end
-  if context then set(JOINS .. id, context, ttl) end
+  if context ~= '' then set(JOINS .. id, context, ttl) end
   redis.call('ZADD', COMPLETE, now_us(), id)
   redis.call('ZREM', WAITING, id)
   return true
@@ -65,18 +65,21 @@ end
 local function open_join(id, size, context, ttl)
   if redis.call('EXISTS', GROUPS .. id .. '.c') == 1 then return end
   meet(id, context, ttl)
-  if set(GROUPS .. id .. '.s', size, ttl, 'NX') and is_full(id) then complete(id, nil, ttl) end
+  if set(GROUPS .. id .. '.s', size, ttl, 'NX') and is_full(id) then complete(id, '', ttl) end
 end
 
 -- Note an arrival; tell whether it completes the join.
 local function arrive(id, member, index, part, context, ttl)
   if redis.call('EXISTS', GROUPS .. id .. '.c') == 1 then return false end
+  if context == '' and redis.call('EXISTS', JOINS .. id, GROUPS .. id .. '.s') == 0 then
+    return false
+  end
   if redis.call('SADD', GROUPS .. id .. '.d', member) == 1 then
     redis.call('ZADD', GROUPS .. id .. '.j', index, part)
     keep_for(GROUPS .. id .. '.d', ttl)
     keep_for(GROUPS .. id .. '.j', ttl)
   end
-  meet(id, context, ttl)
+  if context ~= '' then meet(id, context, ttl) end
   return is_full(id) and complete(id, context, ttl)
 end
 

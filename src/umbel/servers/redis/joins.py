@@ -84,7 +84,7 @@ local function take_over(id)
   local ttl = left > 0 and left or ''
   if not since then
     set(JOINS .. id .. ':full', string.format('%.0f', now_us()), ttl)
-  elseif tonumber(since) <= before and complete(id, nil, ttl) then
+  elseif tonumber(since) <= before and complete(id, '', ttl) then
     redis.call('ZADD', COMPLETE, before, id)
   end
 end

@@ -71,10 +71,12 @@ def arrive(transaction: Transaction, arrivals: Iterable[Arrival], *, now: float)
 def _arrive(transaction: Transaction, arrivals: Sequence[Arrival], *, now: float) -> bool:
     """Note arrivals at one join; tell whether they complete it."""
     last = arrivals[-1]
+    context = next((each.context for each in arrivals[::-1] if each.context), b"")
     join_id = storable(last.join)
     expires_at = None if last.expires_in is None else now + last.expires_in
-    transaction.execute(sql.MEET_JOIN, (join_id, last.context, expires_at))
-    number, is_complete = transaction.execute(sql.JOIN, (join_id,)).fetchone()
+    if context:
+        transaction.execute(sql.MEET_JOIN, (join_id, context, expires_at))
+    number, is_complete = transaction.execute(sql.JOIN, (join_id,)).fetchone() or (0, True)
     if is_complete:
         return False
     rows = [
@@ -82,7 +84,7 @@ def _arrive(transaction: Transaction, arrivals: Sequence[Arrival], *, now: float
         for each in arrivals
     ]
     new = transaction.executemany(sql.ARRIVE, rows).rowcount
-    (complete_at,) = transaction.execute(sql.COUNT_IN, (number, new, last.context, now)).fetchone()
+    (complete_at,) = transaction.execute(sql.COUNT_IN, (number, new, context, now)).fetchone()
     return complete_at is not None
 
 

@@ -350,12 +350,12 @@ JOIN = "SELECT number, complete_at IS NOT NULL FROM joins WHERE id = ?1"
 # parameters  1 number, 2 member, 3 place, 4 part
 ARRIVE = "INSERT INTO arrivals VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING"
 
-# parameters  1 number, 2 how many are new, 3 context, 4 now
+# parameters  1 number, 2 how many are new, 3 context (empty = it stays), 4 now
 # returns     complete_at
 COUNT_IN = """
 UPDATE joins SET
     arrived = arrived + ?2,
-    context = ?3,
+    context = CASE WHEN ?3 = x'' THEN context ELSE ?3 END,
     complete_at = CASE WHEN size IS NOT NULL AND arrived + ?2 >= size + added THEN ?4 END
 WHERE number = ?1
 RETURNING complete_at

@@ -85,6 +85,22 @@ class JoinContract(Suite):
         parts = stage.joins.joined([join_id])[join_id].parts
         assert list(parts) == [b"part 7", b"part None"]
 
+    def test_an_arrival_that_knows_no_body_counts_where_the_join_is_known(
+        self, stage: Stage
+    ) -> None:
+        join_id, nobodys = opened(stage, 2), new_id()
+        for each in (join_id, nobodys):
+            unknown = Arrival(each, "member 0", 0, b"part 0", b"")
+            assert stage.commit(Effects(None, arrivals=(unknown,))).joined == ()
+        assert arrive(stage, join_id, 1) == (join_id,)
+        assert len(stage.joins.joined([join_id])[join_id].parts) == 2
+        stage.joins.open([Join(nobodys, 1, b"opened")])
+        assert stage.joins.joined([nobodys]) == {}
+        last = opened(stage, 1)
+        report = stage.commit(Effects(None, arrivals=(Arrival(last, "m", 0, b"part", b""),)))
+        assert report.joined == (last,)
+        assert stage.joins.joined([last])[last].context == b"opened"
+
     def test_what_a_stale_delivery_brings_does_not_arrive(self, stage: Stage, queue: str) -> None:
         join_id = opened(stage, 1)
         stage.send(queue)
