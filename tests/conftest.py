@@ -15,11 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests import servers, sharing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+# A busy machine is no bug of ours.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 #: Where the processes of a run, pytest-xdist's among them, find its directory.
 RUN_VARIABLE = "UMBEL_TEST_RUN"
