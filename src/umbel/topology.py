@@ -7,7 +7,7 @@ everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -63,6 +63,16 @@ class Topology:
     exchanges: tuple[Exchange, ...] = ()
     queues: tuple[Queue, ...] = ()
     bindings: tuple[Binding, ...] = ()
+
+
+def all_bindings(topology: Topology) -> Iterator[Binding]:
+    """Return the first bindings of queues, then the others."""
+    for queue in topology.queues:
+        if queue.exchange.name:
+            yield Binding(
+                queue.exchange.name, queue.name, queue.routing_key, queue.binding_arguments
+            )
+    yield from topology.bindings
 
 
 def topic_matches(pattern: str, routing_key: str) -> bool:

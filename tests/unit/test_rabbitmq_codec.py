@@ -78,7 +78,7 @@ def test_any_bytes_are_a_table_or_a_decode_error(data: bytes) -> None:
 @few
 @given(st.binary(), st.binary())
 def test_any_bytes_arrive_as_a_message_or_with_a_problem(data: bytes, body: bytes) -> None:
-    message, problem = properties.arrive(data, body, exchange="x", routing_key="k")
+    message, problem, _ = properties.arrive(data, body, exchange="x", routing_key="k")
     assert message.body == body
     assert (problem is None) or (message.id == "" and message.headers == {})
 
@@ -120,12 +120,12 @@ def test_a_message_arrives_as_it_was_sent() -> None:
     arrived = properties.arrive(
         properties.pack(MESSAGE), MESSAGE.body, exchange="", routing_key="celery"
     )
-    assert arrived == (MESSAGE, None)
+    assert arrived == (MESSAGE, None, False)
 
 
 def test_a_copy_elsewhere_remembers_where_it_was_sent() -> None:
     data = properties.pack(MESSAGE, properties.moved_from(MESSAGE))
-    message, _ = properties.arrive(data, MESSAGE.body, exchange="", routing_key="umbel.dead")
+    message, _, _ = properties.arrive(data, MESSAGE.body, exchange="", routing_key="umbel.dead")
     assert (message.exchange, message.routing_key) == ("", "celery")
 
 
@@ -148,5 +148,5 @@ def test_an_expiry_is_not_left_to_the_server_which_would_drop_the_message() -> N
 
 def test_due_times_of_celerys_messages_are_known() -> None:
     sent = Message("t", b"", {"eta": "2030-01-01T00:00:00+00:00"}, "q")
-    message, _ = properties.arrive(properties.pack(sent), b"", exchange="", routing_key="q")
+    message, _, _ = properties.arrive(properties.pack(sent), b"", exchange="", routing_key="q")
     assert message.not_before == datetime(2030, 1, 1, tzinfo=UTC).timestamp()

@@ -31,6 +31,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "why": ("umbel.cli.why", "Say why a task does not run."),
         "revoke": ("umbel.cli.revoke", "Call tasks off, by their ids."),
         "queues": ("umbel.cli.queues", "Show what waits in queues, and who consumes them."),
+        "bindings": ("umbel.cli.bindings", "Show which exchange leads to which queues."),
         "dead": ("umbel.cli.dead", "List, show, requeue or drop dead letters."),
         "shell": ("umbel.cli.shell", "Open an interpreter with the application and its tasks."),
         "purge": ("umbel.cli.purge", "Delete the messages that wait in queues."),

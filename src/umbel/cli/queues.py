@@ -65,14 +65,14 @@ def row(sight: QueueSight) -> tuple[str, ...]:
     oldest = "-" if not depth.ready else "?"
     if depth.oldest_at is not None:
         oldest = duration(SYSTEM_CLOCK.now() - depth.oldest_at)
-    # An estimate is of what is ready: such a server tells nothing of the rest.
-    ready, unknown = (f"~{depth.ready}", "?") if depth.estimate else (str(depth.ready), None)
+    # Who only estimates tells nothing of what is delayed.
+    about, delayed = ("~", "?") if depth.estimate else ("", str(depth.delayed))
     consumers = "?" if sight.consumers is None else str(sight.consumers)
     return (
         sight.name,
-        ready,
-        unknown or str(depth.delayed),
-        unknown or str(depth.held),
+        f"{about}{depth.ready}",
+        delayed,
+        f"{about}{depth.held}" if depth.tells_held else "?",
         oldest,
         consumers,
     )
@@ -82,5 +82,7 @@ def as_data(sight: QueueSight) -> dict[str, Any]:
     """Return a queue as JSON has it; null = not known."""
     data = {"queue": sight.name, **dataclasses.asdict(sight.depth)}
     if sight.depth.estimate:
-        data.update(delayed=None, held=None)
+        data.update(delayed=None)
+    if not data.pop("tells_held"):
+        data.update(held=None)
     return {**data, "consumers": sight.consumers, "nodes": list(sight.nodes)}

@@ -49,7 +49,7 @@ from umbel.servers.seams import (
     Server,
     Transport,
 )
-from umbel.topology import Topology
+from umbel.topology import Binding, Topology
 
 #: Seconds for which a message that comes again, with nothing against it, is kept back.
 GRACE = 0.05
@@ -120,6 +120,9 @@ class CompanionTransport:
 
     def queues(self) -> Sequence[str]:
         return self._inner.queues()
+
+    def bindings(self) -> Sequence[Binding] | None:
+        return self._inner.bindings()
 
     def purge(self, queues: Sequence[str]) -> int:
         return self._inner.purge(queues)

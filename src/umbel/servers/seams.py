@@ -24,7 +24,7 @@ from typing import Any, Protocol
 
 from umbel.exceptions import PublishError
 from umbel.message import Delivery, Effects, Join, Message, ResultRecord
-from umbel.topology import Topology
+from umbel.topology import Binding, Topology
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,8 @@ class Depth:
     consumers: int | None = None
     #: The figures are the server's estimate.
     estimate: bool = False
+    #: The server tells how many are held.
+    tells_held: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +176,13 @@ class Transport(Protocol):
 
     def queues(self) -> Sequence[str]:
         """Return the names of all queues that exist."""
+        ...
+
+    def bindings(self) -> Sequence[Binding] | None:
+        """Return the bindings that exist, without those of every queue to the empty exchange.
+
+        None = this server does not tell.
+        """
         ...
 
     def purge(self, queues: Sequence[str]) -> int:

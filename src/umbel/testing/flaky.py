@@ -52,7 +52,7 @@ from umbel.servers.seams import (
     Watch,
 )
 from umbel.telemetry import emit
-from umbel.topology import Topology
+from umbel.topology import Binding, Topology
 
 T = TypeVar("T")
 
@@ -197,6 +197,9 @@ class FlakyTransport:
 
     def queues(self) -> Sequence[str]:
         return self._call("queues", self._inner.queues)
+
+    def bindings(self) -> Sequence[Binding] | None:
+        return self._call("bindings", self._inner.bindings)
 
     def purge(self, queues: Sequence[str]) -> int:
         return self._call("purge", lambda: self._inner.purge(queues))

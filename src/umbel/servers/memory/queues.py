@@ -121,6 +121,10 @@ class MemoryTransport:
         with self._space.lock:
             return list(self._space.lines)
 
+    def bindings(self) -> Sequence[Binding]:
+        with self._space.lock:
+            return [each for bound in self._space.bindings.values() for each in bound.values()]
+
     def purge(self, queues: Sequence[str]) -> int:
         count = 0
         with self._space.lock:

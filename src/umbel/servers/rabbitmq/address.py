@@ -45,6 +45,16 @@ class Address:
         """All URLs, without passwords."""
         return ";".join(_display(url) for url in self.urls)
 
+    @property
+    def vhost(self) -> str:
+        """The virtual host of the first URL."""
+        return _vhost(self.urls[0])
+
+    @property
+    def credentials(self) -> tuple[str, str]:
+        """User and password of the first URL."""
+        return _user(self.urls[0])
+
     def parameters(self, *, heartbeat: int, name: str) -> list[Any]:
         """Return pika's parameters for each address. ``heartbeat`` in seconds; 0 = none."""
         urls = random.sample(self.urls, len(self.urls)) if self.shuffled else self.urls
@@ -71,9 +81,7 @@ class Address:
     def _credentials(self, url: SplitResult) -> Any:
         if self.by_certificate:
             return ExternalCredentials()
-        return pika.PlainCredentials(
-            unquote(url.username or "guest"), unquote(url.password or "guest")
-        )
+        return pika.PlainCredentials(*_user(url))
 
 
 def read(url: str, options: Mapping[str, Any]) -> Address:
@@ -124,6 +132,10 @@ def _context(tls: Any) -> ssl.SSLContext | None:
 def _vhost(url: SplitResult) -> str:
     # As Celery's programs read it: no path and "/" both mean the vhost "/", "//" too.
     return unquote(url.path[1:]) or "/"
+
+
+def _user(url: SplitResult) -> tuple[str, str]:
+    return unquote(url.username or "guest"), unquote(url.password or "guest")
 
 
 def _display(url: SplitResult) -> str:

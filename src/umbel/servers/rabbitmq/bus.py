@@ -128,11 +128,11 @@ class Hearing:
             self._channel.close()
 
     def _on_message(self, _channel: Any, method: Any, raw: Raw, body: bytes) -> None:
-        message, problem = properties.arrive(
+        arrived = properties.arrive(
             raw.data, body, exchange=method.exchange, routing_key=method.routing_key
         )
-        if problem is None:
-            self._arrived.append(message)
+        if arrived.problem is None:
+            self._arrived.append(arrived.message)
 
 
 def _exchange(name: str, kind: ExchangeType) -> Exchange:

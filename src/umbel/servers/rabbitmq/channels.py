@@ -118,9 +118,13 @@ class Here:
 class Hub:
     """Hands each process what is its own. Thread-safe, without a lock that a fork could break."""
 
-    def __init__(self, address: Address, *, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(
+        self, address: Address, *, consumer_timeout: float, clock: Clock = SYSTEM_CLOCK
+    ) -> None:
         self.address = address
         self.clock = clock
+        #: Seconds that the server waits for an acknowledgement, as far as we know.
+        self.consumer_timeout = consumer_timeout
         self._of_process: dict[int, Here] = {}
         #: Queues that only one connection may use, so their consumer declares them; by name.
         self.exclusive: dict[str, Topology] = {}

@@ -16,8 +16,8 @@ from umbel.clock import SYSTEM_CLOCK
 from umbel.exceptions import ConnectionLost, PublishError, TimeoutError  # noqa: A004 -- ours
 from umbel.message import Delivery
 from umbel.servers.rabbitmq.channels import Hub
-from umbel.servers.rabbitmq.consumer import Hold
 from umbel.servers.rabbitmq.link import Turn
+from umbel.servers.rabbitmq.parking import Hold
 from umbel.servers.rabbitmq.properties import moved_from
 from umbel.servers.rabbitmq.publishing import TIMEOUT, Publishing
 from umbel.telemetry import emit
@@ -42,11 +42,20 @@ class RabbitSettling:
         return [_holds(each.tag) for each in deliveries]
 
     def end(self, deliveries: Sequence[Delivery]) -> int:
-        held = [each.tag for each in deliveries if _holds(each.tag)]
-        emit("delivery.ending", count=len(held))
-        for intake in {tag.intake for tag in held}:
-            intake.end([tag.number for tag in held if tag.intake is intake])
-        return len(deliveries) - len(held)
+        return sum(
+            self._end(intake, [each.tag for each in deliveries if each.tag.intake is intake])
+            for intake in {each.tag.intake for each in deliveries}
+        )
+
+    def _end(self, intake: Any, tags: Sequence[Hold]) -> int:
+        with intake.parking.lock:
+            held = [tag.number for tag in tags if intake.open and tag.number in intake.held]
+            emit("delivery.ending", count=len(held))
+            if held:
+                intake.end(held)
+            parked = [tag for tag in tags if intake.parking.holds(tag)]
+            lost: int = intake.parking.end(parked)
+        return len(tags) - len(held) - len(parked) + lost
 
     def requeue(self, deliveries: Sequence[Delivery]) -> int:
         self._copy([(each, each.queue, {}) for each in deliveries if _holds(each.tag)])
@@ -85,4 +94,5 @@ class RabbitSettling:
 
 
 def _holds(tag: Hold) -> bool:
-    return tag.intake.open and tag.number in tag.intake.held
+    intake = tag.intake
+    return (intake.open and tag.number in intake.held) or intake.parking.holds(tag)

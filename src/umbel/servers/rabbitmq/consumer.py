@@ -19,6 +19,8 @@ Owners. An ``Intake`` is what one connection holds; it belongs to whoever drives
 the consumer's thread, or for a moment the keeper, which answers heartbeats while that thread is
 busy. ``_ready`` is filled in callbacks and emptied by the consumer's thread, by atomic operations.
 
+What is held so long that the server would take it back is parked (``parking``).
+
 Early. A message that is due within a second has left the server's delay (``delays``); it is held
 here, like all others unacknowledged, until its time.
 """
@@ -28,10 +30,11 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any
 
 from umbel.clock import SYSTEM_CLOCK
 from umbel.exceptions import ConnectionLost, TransportError
@@ -41,6 +44,8 @@ from umbel.servers.rabbitmq.channels import Hub
 from umbel.servers.rabbitmq.connection import Connection, Raw, Refused
 from umbel.servers.rabbitmq.control import Control
 from umbel.servers.rabbitmq.link import Link, Turn
+from umbel.servers.rabbitmq.parking import Hold, Parking
+from umbel.servers.rabbitmq.publishing import Publishing
 
 #: Seconds; the server gives up a connection that was silent for twice as long. Long, because a task
 #: may hold the interpreter lock for a minute, and nobody else can answer for its process.
@@ -56,29 +61,25 @@ _TICK = _HOARDED = 1.0
 _monotonic = SYSTEM_CLOCK.monotonic
 
 
-class Hold(NamedTuple):
-    """``Delivery.tag``: which session holds the message, and its number there."""
-
-    intake: Intake
-    number: int
-
-
 class Intake:
     """What one connection of a consumer holds. See the essay above for its owner."""
 
-    def __init__(
-        self, connection: Connection, link: Link[Intake], hub: Hub, queues: Sequence[str]
-    ) -> None:
+    def __init__(self, connection: Connection, consumer: RabbitConsumer, session: Session) -> None:
         self.connection = connection
-        self.link = link
-        self._hub = hub
-        self._queues = queues
+        self.link = consumer.link
+        self.parking = consumer.parking
+        self._hub = session.hub
+        self._queues = session.queues
         self._channel: Any = None
         self._tags: list[str] = []
         self._prefetch = 0
         self._serial = count()
-        #: Numbers of what is held, in the order of arrival.
-        self.held: dict[int, None] = {}
+        #: What is held, in the order of arrival.
+        self.held: dict[int, Delivery] = {}
+        #: Numbers that had arrived at points in monotonic time.
+        self._ages: deque[tuple[float, int]] = deque()
+        #: The last number that has been here for long.
+        self._old = 0
         self._ready: deque[Delivery] = deque()
         self._early: list[tuple[float, int, Delivery]] = []
 
@@ -115,6 +116,21 @@ class Intake:
             connects=False,
         )
         self.link.run(turn, _monotonic() + _TIMEOUT)
+
+    def park(self) -> None:
+        """Park what has been held for long. For the keeper."""
+        with self.parking.lock:
+            self._note_ages()
+            for delivery in [each for number, each in self.held.items() if number <= self._old]:
+                if self.open:
+                    self.parking.park(delivery)
+                    self.end([delivery.tag.number])
+
+    def _note_ages(self) -> None:
+        now = _monotonic()
+        self._ages.append((now, next(reversed(self.held), 0)))
+        while self._ages[0][0] <= now - self.parking.after:
+            self._old = max(self._ages.popleft()[1], self._old)
 
     def _acknowledge(self, numbers: Iterable[int]) -> None:
         # What begins the row of all held goes out in one frame.
@@ -175,16 +191,15 @@ class Intake:
                 control.declare(self._hub.exclusive[queue], deadline)
 
     def _on_message(self, queue: str, _channel: Any, method: Any, raw: Raw, body: bytes) -> None:
-        message, problem = properties.arrive(
+        message, problem, again = properties.arrive(
             raw.data, body, exchange=method.exchange, routing_key=method.routing_key
         )
         number = method.delivery_tag
-        self.held[number] = None
-        delivery = Delivery(
+        delivery = self.held[number] = Delivery(
             message,
             queue,
             Hold(self, number),
-            redelivered=method.redelivered,
+            redelivered=method.redelivered or again,
             problem=problem,
         )
         if 0.0 < message.not_before - self._hub.clock.now() <= EARLY:
@@ -201,6 +216,7 @@ class Session:
     """What a consumer is told when it is made."""
 
     hub: Hub
+    publishing: Publishing
     queues: tuple[str, ...]
     consumer_id: str
     heartbeat: int = HEARTBEAT
@@ -216,6 +232,7 @@ class RabbitConsumer:
         self._receiving = False
         self._left_at = _monotonic()
         self._intake: Intake | None = None
+        self.parking = Parking(session.hub, session.publishing)
         self.link = Link(self._connect)
         self.link.keep(_TICK, self._tick, f"umbel-keeper-{session.consumer_id}")
 
@@ -231,14 +248,16 @@ class RabbitConsumer:
 
     def give_back(self, deliveries: Sequence[Delivery]) -> None:
         """See ``Consumer``. Until the next ``receive`` the server pushes nothing."""
-        held = self._intake.held if self._intake is not None else {}
-        numbers = [
-            each.tag.number
-            for each in deliveries
-            if each.tag.intake is self._intake and each.tag.number in held
-        ]
-        turn = Turn[Intake](lambda intake, by: intake.give_back(numbers, by), connects=False)
-        self.link.run(turn, _monotonic() + _TIMEOUT)
+        with self.parking.lock:
+            held = self._intake.held if self._intake is not None else {}
+            numbers = [
+                each.tag.number
+                for each in deliveries
+                if each.tag.intake is self._intake and each.tag.number in held
+            ]
+            turn = Turn[Intake](lambda intake, by: intake.give_back(numbers, by), connects=False)
+            self.link.run(turn, _monotonic() + _TIMEOUT)
+            self.parking.give_back(each.tag for each in deliveries)
 
     def wake(self) -> None:
         self._woken = True
@@ -247,17 +266,21 @@ class RabbitConsumer:
     def fence(self) -> int:
         """End the hold at once, from any thread; return how many messages went back."""
         intake = self._intake
-        if intake is None or not intake.open:
+        if intake is None:
             return 0
-        held = len(intake.held)
-        self.link.close()
-        return held
+        with self.parking.lock:
+            held = len(intake.held) if intake.open else 0
+            self.link.close()
+            return held + self.parking.give_back()
 
     def close(self) -> None:
         if self._closed:
             return
         self._closed = True
-        self.link.end()
+        with self.parking.lock:
+            self.link.end()
+            with suppress(TransportError):  # it goes back by itself
+                self.parking.give_back()
 
     def _wait(self, limit: int, deadline: float) -> None:
         while True:
@@ -305,6 +328,9 @@ class RabbitConsumer:
         if not self._receiving and self._left_at + _HOARDED <= _monotonic():
             self.link.run(Turn(self._let_go, connects=False), _monotonic() + _TIMEOUT)
         self.link.serve()
+        if self._intake is not None and self._intake.open:
+            self._intake.park()
+        self.parking.renew()
 
     def _let_go(self, intake: Intake, deadline: float) -> None:
         # Looked at here, with the baton: whoever receives cannot be taking from the intake now.
@@ -313,11 +339,13 @@ class RabbitConsumer:
 
     def _connect(self, deadline: float) -> Intake:
         session = self._session
+        if self._intake is not None:
+            self.parking.learn(self._intake.connection.trouble)
         connection = Connection(
             session.hub.address,
             name=f"umbel {session.consumer_id}",
             heartbeat=session.heartbeat,
             deadline=deadline,
         )
-        self._intake = Intake(connection, self.link, session.hub, session.queues)
+        self._intake = Intake(connection, self, session)
         return self._intake

@@ -47,9 +47,10 @@ class Control:
         answer = self._if_there("queue_purge", deadline, queue=queue)
         return 0 if answer is None else int(answer.message_count)
 
-    def delete(self, queue: str, deadline: float) -> None:
-        """Delete a queue with all that is in it."""
-        self._if_there("queue_delete", deadline, queue=queue)
+    def delete(self, queue: str, deadline: float) -> int:
+        """Delete a queue with all that is in it; return how many messages were ready."""
+        answer = self._if_there("queue_delete", deadline, queue=queue)
+        return 0 if answer is None else int(answer.message_count)
 
     def _declare_exchange(self, exchange: Exchange, deadline: float) -> None:
         if not exchange.name or exchange.name.startswith("amq."):  # the server's own

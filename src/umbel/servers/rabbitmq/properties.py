@@ -20,6 +20,8 @@ from umbel.wire.times import due
 
 #: What the table in our header may hold.
 _DUE, EXPIRES, _SENT, _EXCHANGE, _KEY, STATE = "due", "expires", "sent", "exchange", "key", "state"
+#: It is a copy of one that was delivered before.
+AGAIN = "again"
 
 #: Names of the properties in the order of their flags, from bit 15 down, and how each is coded.
 _LAYOUT = (
@@ -49,6 +51,8 @@ class Arrived(NamedTuple):
 
     message: Message
     problem: str | None
+    #: It was delivered before, as another message.
+    again: bool = False
 
 
 def pack(message: Message, ours: Mapping[str, Any] = _NOTHING) -> bytes:
@@ -158,7 +162,7 @@ def arrive(data: bytes, body: bytes, *, exchange: str, routing_key: str) -> Arri
         _time(own, _SENT) or 0.0,
         fields or None,
     )
-    return Arrived(message, None)
+    return Arrived(message, None, AGAIN in own)
 
 
 def _time(own: Mapping[str, Any], name: str) -> float | None:

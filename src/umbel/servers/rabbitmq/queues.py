@@ -15,6 +15,7 @@ from umbel.message import Message
 from umbel.servers.rabbitmq.channels import Channels, Hub
 from umbel.servers.rabbitmq.consumer import EARLY, RabbitConsumer, Session
 from umbel.servers.rabbitmq.link import Turn
+from umbel.servers.rabbitmq.management import Management
 from umbel.servers.rabbitmq.publishing import Publishing
 from umbel.servers.seams import Capabilities, DeadConsumer, Depth, Place
 from umbel.topology import Binding, Topology
@@ -36,10 +37,18 @@ class RabbitTransport:
 
     capabilities = CAPABILITIES
 
-    def __init__(self, hub: Hub, publishing: Publishing, *, heartbeat: int) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        publishing: Publishing,
+        *,
+        heartbeat: int,
+        management: Management | None = None,
+    ) -> None:
         self._hub = hub
         self._publishing = publishing
         self._heartbeat = heartbeat
+        self._management = management
         #: By id, while somebody uses them.
         self._consumers: weakref.WeakValueDictionary[str, RabbitConsumer] = (
             weakref.WeakValueDictionary()
@@ -55,7 +64,7 @@ class RabbitTransport:
 
     def consume(self, queues: Sequence[str], *, consumer_id: str, lease: float) -> RabbitConsumer:
         del lease  # the connection is the lease
-        session = Session(self._hub, tuple(queues), consumer_id, self._heartbeat)
+        session = Session(self._hub, self._publishing, tuple(queues), consumer_id, self._heartbeat)
         consumer = self._consumers[consumer_id] = RabbitConsumer(session)
         return consumer
 
@@ -76,9 +85,17 @@ class RabbitTransport:
                 counts[queue] = channels.control.count(queue, deadline)
 
         self._order(count)
-        # AMQP tells what is ready; held and delayed messages only the management API knows.
+        # AMQP tells what is ready; what is held only the management API knows, and what is delayed
+        # nobody: it waits in queues that all destinations share.
+        held = None if self._management is None else self._management.held()
         return {
-            queue: Depth(ready=found[0], consumers=found[1], estimate=True)
+            queue: Depth(
+                ready=found[0],
+                held=(held or {}).get(queue, 0),
+                consumers=found[1],
+                estimate=True,
+                tells_held=held is not None,
+            )
             for queue, found in counts.items()
             if found is not None
         }
@@ -89,8 +106,14 @@ class RabbitTransport:
         return ()
 
     def queues(self) -> Sequence[str]:
-        """Return the queues that this process declared: AMQP lists no others."""
+        """Return all queues, or those that this process declared: AMQP lists no others."""
+        if self._management is not None:
+            return self._management.queues()
         return list(self._hub.declared)
+
+    def bindings(self) -> Sequence[Binding] | None:
+        """Return all, where the management API may be asked."""
+        return None if self._management is None else self._management.bindings()
 
     def purge(self, queues: Sequence[str]) -> int:
         purged: list[int] = []

@@ -29,7 +29,7 @@ from umbel.servers.redis.messages import Arguments, Packer
 from umbel.servers.redis.options import Options
 from umbel.servers.redis.unacked import Unacked
 from umbel.servers.seams import Capabilities, DeadConsumer, Depth, Place
-from umbel.topology import Binding, Exchange, Queue, Topology
+from umbel.topology import Binding, Exchange, Queue, Topology, all_bindings
 from umbel.wire.envelope import unpack
 
 #: Messages, and bytes of them, that one call of a script stores; more is several calls in the same
@@ -74,7 +74,7 @@ class RedisTransport:
         lasting = {each.name for each in topology.queues if each.expires is None}
         bindings = [
             (each.exchange, self._member(each, exchanges), "1" if each.queue in lasting else "")
-            for each in _bindings(topology)
+            for each in all_bindings(topology)
         ]
         arguments: Arguments = [keys.bindings, keys.permanent_bindings, len(exchanges), len(queues)]
         for pairs in (exchanges, queues):
@@ -168,6 +168,17 @@ class RedisTransport:
     def queues(self) -> Sequence[str]:
         return sorted(text(each) for each in self._connections.call("HKEYS", self._keys.queues))
 
+    def bindings(self) -> Sequence[Binding]:
+        """See ``seams.Transport.bindings``. Celery's programs bind in the same tables."""
+        call, keys = self._connections.call, self._keys
+        names = [text(each) for each in call("HKEYS", keys.exchanges)]
+        members = {name: call("SMEMBERS", keys.bindings + name) for name in names}
+        return [
+            Binding(name, queue, key)
+            for name, bound in members.items()
+            for key, _, queue in (text(each).split(keys.separator) for each in bound)
+        ]
+
     def purge(self, queues: Sequence[str]) -> int:
         lists = [key for queue in queues for key in self._keys.lists(queue)]
         pairs = [each for key in lists for each in (key, self._keys.delayed + key)]
@@ -206,15 +217,6 @@ class RedisTransport:
 def _exchanges(topology: Topology) -> Iterable[Exchange]:
     named = chain(topology.exchanges, (each.exchange for each in topology.queues))
     return (each for each in named if each.name)
-
-
-def _bindings(topology: Topology) -> Iterable[Binding]:
-    first = (
-        Binding(each.exchange.name, each.name, each.routing_key)
-        for each in topology.queues
-        if each.exchange.name
-    )
-    return chain(first, topology.bindings)
 
 
 def _properties(queue: Queue) -> str:

@@ -20,7 +20,7 @@ from umbel.servers.sqlite.routes import Routes, read_routes
 from umbel.servers.sqlite.schema import Executing
 from umbel.servers.sqlite.storing import Routed, Store, Writing, sort
 from umbel.servers.sqlite.upkeep import Upkeep
-from umbel.topology import Topology
+from umbel.topology import Binding, Topology
 
 CAPABILITIES = Capabilities(
     commit="atomic",
@@ -148,6 +148,15 @@ class SqliteTransport:
         with self._database.read() as connection:
             rows = connection.execute("SELECT name FROM queues ORDER BY id").fetchall()
         return [name for (name,) in rows]
+
+    def bindings(self) -> Sequence[Binding]:
+        with self._at_once() as connection:
+            exchanges = read_routes(connection).exchanges
+        return [
+            Binding(name, queue, key)
+            for name, (_, bound) in exchanges.items()
+            for key, queue in bound
+        ]
 
     def purge(self, queues: Sequence[str]) -> int:
         names = json.dumps(list(queues))

@@ -9,7 +9,7 @@ from umbel.ids import new_id
 from umbel.message import Message
 from umbel.servers.seams import Place
 from umbel.testing.contract.stage import LONG, Stage, Suite, eventually, ids, in_thread, message
-from umbel.topology import Binding, Exchange, ExchangeType, Queue, Topology
+from umbel.topology import Binding, Exchange, ExchangeType, Queue, Topology, all_bindings
 
 
 class TransportContract(Suite):
@@ -43,6 +43,13 @@ class TransportContract(Suite):
         name = stage.queue(message_ttl=100.0)
         with pytest.raises(TopologyConflict, match=name):
             stage.open().transport.declare(Topology(queues=(Queue(name, message_ttl=200.0),)))
+
+    def test_bindings_are_all_that_exist(self, stage: Stage) -> None:
+        topology = fan(stage, "topic", {"red.#": 1, "*.blue": 1})
+        stage.transport.declare(topology)
+        found = stage.open().transport.bindings()
+        if found is not None:
+            assert set(map(_way, all_bindings(topology))) <= set(map(_way, found))
 
     def test_declared_topology_is_seen_by_other_handles(self, stage: Stage) -> None:
         topology = fan(stage, "fanout", {"": 1})
@@ -437,6 +444,10 @@ def fan(stage: Stage, kind: ExchangeType, keys: dict[str, int]) -> Topology:
 def to(topology: Topology, key: str) -> Message:
     """Make a message for the topology's exchange."""
     return message(key, exchange=topology.exchanges[0].name)
+
+
+def _way(binding: Binding) -> tuple[str, str, str]:
+    return binding.exchange, binding.routing_key, binding.queue
 
 
 def received(stage: Stage, topology: Topology) -> list[int]:
