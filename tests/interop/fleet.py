@@ -30,6 +30,13 @@ else:
 
 app = Application("fleet", broker=os.environ["BROKER"], backend=os.environ["BACKEND"])
 app.conf.update(json.loads(os.environ["SETTINGS"]))
+if "NEWS" in os.environ:
+    if SIDE == "umbel":
+        from umbel import Broadcast, Queue
+    else:
+        from kombu import Queue
+        from kombu.common import Broadcast
+    app.conf.task_queues = [Queue("celery"), Broadcast("news")]
 if SIDE == "celery":
     app.conf.broker_connection_retry_on_startup = True
 
@@ -87,6 +94,8 @@ class Fleet:
     settings: str = "{}"
     #: "" = with the broker.
     results: str = ""
+    #: Workers get what is broadcast to "news", too.
+    news: bool = False
 
     @property
     def backend(self) -> str:
@@ -117,6 +126,7 @@ class Fleet:
                     "BROKER": self.url,
                     "BACKEND": self.backend,
                     "SETTINGS": self.settings,
+                    **({"NEWS": "1"} if self.news else {}),
                 },
                 stdout=output,
                 stderr=subprocess.STDOUT,

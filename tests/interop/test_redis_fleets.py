@@ -6,7 +6,9 @@ import base64
 import json
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from tests.interop.fleet import (
     umbel_client,
     until,
 )
+from umbel import Broadcast
 from umbel.clock import SYSTEM_CLOCK
 from umbel.exceptions import TaskRevokedError
 from umbel.ids import new_id
@@ -257,6 +260,33 @@ def test_members_of_a_group_run_on_either_kind(both: Fleet, client: Any) -> None
         members = [app.signature("fleet.who", queue=each) for each in queues]
         told = group(app, members).get(timeout=PATIENCE)
         assert told == ["umbel", "celery"] * 5
+
+
+def test_a_broadcast_of_either_kind_reaches_every_worker_once(
+    new_redis_url: Callable[[], str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    fleet = replace(begin(new_redis_url, tmp_path_factory), news=True)
+    kombu: Any = import_module("kombu")
+    theirs_news = import_module("kombu.common").Broadcast("news")
+    # Its clients do not know by themselves what kind of exchange it is, as its workers do.
+    declared = {"declare": [kombu.Exchange("news", "fanout")]}
+
+    def told() -> list[str]:
+        return fleet.begun.read_text().split()[::2] if fleet.begun.exists() else []
+
+    with (
+        fleet.worker("celery", "-c", "1"),
+        fleet.worker("umbel", "-c", "2"),
+        fleet.worker("umbel", "-c", "1", "-n", "second@%h"),
+        umbel_client(fleet.url, task_queues=[Broadcast("news")]) as ours,
+        celery_client(fleet.url, task_queues=[theirs_news]) as theirs,
+    ):
+        sent = [(ours, {}), (theirs, declared)] * 2
+        for count, (app, more) in enumerate(sent, start=1):
+            arguments = (0, str(fleet.begun))
+            app.send_task("fleet.sleep", arguments, queue="news", ignore_result=True, **more)
+            until(lambda count=count: len(told()) >= 3 * count, lambda: str(told()))
+        assert Counter(told()) == {"celery": len(sent), "umbel": 2 * len(sent)}
 
 
 # --- what the dead leave

@@ -443,6 +443,11 @@ class Ledger(Protocol):
 class Bus(Protocol):
     """Best-effort messages beside the queues: who listens gets them, nobody else. Thread-safe."""
 
+    @property
+    def passes_queues_by(self) -> bool:
+        """What others broadcast to a fanout exchange does not reach the queues bound to it."""
+        ...
+
     def broadcast(self, message: Message) -> None:
         """Send to all who listen to the message's exchange."""
         ...

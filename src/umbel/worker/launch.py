@@ -19,6 +19,7 @@ from umbel.message import Message
 from umbel.opened import clock_of
 from umbel.routing import Broadcast, Router, direct_queue
 from umbel.serializers import accepted
+from umbel.servers.seams import Server
 from umbel.task import Task
 from umbel.topology import Queue, Topology
 from umbel.wire.task import Request
@@ -29,6 +30,7 @@ from umbel.worker.joiner import Joiner
 from umbel.worker.node import Node, NodePlan
 from umbel.worker.pools import Shape, run_solo, supervise
 from umbel.worker.rates import Budgets, Rates, per_second
+from umbel.worker.relay import Relay
 from umbel.worker.service import Service, no_run
 
 #: Namespace of the ids derived from a task's id.
@@ -203,6 +205,7 @@ class Worker:
             bus=servers.broker.bus if self.app.conf.worker_enable_remote_control else None,
             joiner=self.joiner(self.service(servers), servers),
             warnings=servers.warnings,
+            relays=_relays(self.queues, servers.broker),
         )
 
     def service(self, servers: Servers | None = None) -> Service:
@@ -251,6 +254,15 @@ def _rates(tasks: Mapping[str, BoundTask], budgets: Budgets | None, clock: Clock
 
 def _derived_id(request: Request, number: int) -> str:
     return str(uuid.uuid5(_FOLLOW_UPS, f"{request.id} {request.retries} {number}"))
+
+
+def _relays(queues: Sequence[Queue], broker: Server) -> list[Relay]:
+    """Return what listens to broadcasts that would not reach these queues."""
+    bus, transport = broker.bus, broker.transport
+    if bus is None or not bus.passes_queues_by:
+        return []
+    bound = [queue for queue in queues if queue.exchange.type == "fanout"]
+    return [Relay(queue, bus=bus, transport=transport) for queue in bound]
 
 
 def _chosen_queues(router: Router, node: str, options: WorkerOptions) -> tuple[Queue, ...]:

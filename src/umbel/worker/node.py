@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import selectors
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from umbel.servers.seams import Bus, DeadConsumer, Ledger, Transport
 from umbel.worker.board import LIVING, Board, Slot, SlotState
 from umbel.worker.joiner import Joiner
 from umbel.worker.orders import Orders
+from umbel.worker.relay import Relay
 from umbel.worker.terminating import Terminator
 
 logger = logging.getLogger("umbel.worker")
@@ -68,10 +69,12 @@ class Node:
         bus: Bus | None = None,
         joiner: Joiner | None = None,
         warnings: Callable[[], Iterable[str]] = tuple,
+        relays: Sequence[Relay] = (),
     ) -> None:
         self._plan = plan
         self._transport = transport
         self._ledger = ledger
+        self._relays = relays
         self._orders = (
             None if bus is None else Orders(plan.name, bus=bus, ledger=ledger, look=self.wake)
         )
@@ -106,6 +109,8 @@ class Node:
 
     def run(self, parent_lives: Callable[[], bool], wake_fd: int | None) -> None:
         """Renew, bury and recover until stopped; ``wake_fd`` is readable when there is a grave."""
+        for relay in self._relays:
+            relay.start()
         if self._orders is not None:
             self._orders.start()
         with selectors.DefaultSelector() as selector:
@@ -195,6 +200,8 @@ class Node:
         ledger.announce(self._plan.name, record, expires_in=self._plan.lease)
 
     def _retire(self) -> None:
+        for relay in self._relays:
+            relay.stop()
         if self._orders is not None:
             self._orders.stop()
         try:

@@ -38,6 +38,9 @@ _monotonic = SYSTEM_CLOCK.monotonic
 class RabbitBus:
     """A ``Bus``. Thread-safe."""
 
+    #: A fanout exchange reaches its queues, whoever sends.
+    passes_queues_by = False
+
     def __init__(self, hub: Hub, publishing: Publishing) -> None:
         self._hub = hub
         self._publishing = publishing

@@ -58,6 +58,9 @@ redis.call('ZADD', KEYS[2], 'GT', string.format('%.0f', until_ms), ARGV[2])
 class RedisBus:
     """Channels and mailboxes. Any thread."""
 
+    #: What Celery's programs broadcast goes over channels only.
+    passes_queues_by = True
+
     def __init__(self, connections: Connections, keys: Keys, options: Options) -> None:
         self._connections = connections
         self._keys = keys
@@ -111,8 +114,9 @@ class Subscription:
     def _connected(self) -> Link:
         if self._link is None:
             link = self._connections.open()
-            # The answer to SUBSCRIBE is a push; that of PING comes behind it.
-            commands = pack_words("SUBSCRIBE", self._channel) + pack_words("PING")
+            # The answers to SUBSCRIBE are pushes; that of PING comes behind them.
+            commands = pack_words("SUBSCRIBE", self._channel)
+            commands += pack_words("PSUBSCRIBE", f"{self._channel}/*") + pack_words("PING")
             link.exchange(commands, 1, deadline=None)
             self._link = link
         return self._link
@@ -155,8 +159,8 @@ class RedisMailbox:
 def _heard(link: Link) -> list[Message]:
     messages = []
     for item in link.received():
-        if isinstance(item, hiredis.PushNotification) and item[0] == b"message":
-            message, problem = unpack(item[2])
+        if isinstance(item, hiredis.PushNotification) and item[0] in (b"message", b"pmessage"):
+            message, problem = unpack(item[-1])
             if problem is None:
                 messages.append(message)
     return messages

@@ -63,6 +63,7 @@ class RedisTransport:
         self._unacked = Unacked(connections, keys, options)
         #: Queues that exist, and are never deleted.
         self._declared: set[str] = set()
+        self._fanouts: set[str] = set()
 
     def declare(self, topology: Topology) -> None:
         keys = self._keys
@@ -85,6 +86,7 @@ class RedisTransport:
         if conflict:
             name, old, new = map(text, conflict)
             raise TopologyConflict(f"{name!r} exists already, as {old} and not as {new}")
+        self._fanouts.update(name for name, kind in exchanges.items() if kind == "fanout")
         self._declared.update(
             each.name for each in topology.queues if not (each.auto_delete or each.exclusive)
         )
@@ -103,6 +105,9 @@ class RedisTransport:
             for (first, _), reply in zip(batches, replies, strict=True)
             for number, reason in zip(reply[::2], reply[1::2], strict=True)
         ]
+        if self._fanouts:
+            heard = self._broadcast(messages, deadline)
+            refused = [(each, reason) for each, reason in refused if id(each) not in heard]
         if refused:
             raise self._packer.refusal(refused)
 
@@ -123,6 +128,20 @@ class RedisTransport:
         except StorageError:
             return False
         return True
+
+    def _broadcast(self, messages: Sequence[Message], deadline: float) -> set[int]:
+        """Tell Celery's programs, who get what goes to a fanout exchange over its channel.
+
+        Return the identities of those that somebody heard.
+        """
+        heard: set[int] = set()
+        for message in messages:
+            if message.exchange in self._fanouts:
+                channel = self._keys.channel(message.exchange, message.routing_key)
+                *_, envelope = self._packer.message(message)
+                if self._connections.call("PUBLISH", channel, envelope, deadline=deadline):
+                    heard.add(id(message))
+        return heard
 
     def consume(self, queues: Sequence[str], *, consumer_id: str, lease: float) -> RedisConsumer:
         return RedisConsumer(
