@@ -103,6 +103,11 @@ def test_ids_of_a_frozen_workflow_are_those_it_is_sent_with(add: AddTask, app: U
     assert chain(add.s(1), add.s(2)).freeze("c").id == "c"
 
 
+def test_members_may_be_skewed(add: AddTask) -> None:
+    made = group([add.s(n) for n in range(4)]).skew(start=1, stop=3, step=1)
+    assert [each.options["countdown"] for each in made.tasks] == [1, 2, 3, 3]
+
+
 def test_stamps_reach_every_task(add: AddTask) -> None:
     made: Any = (add.s(1) | group(add.s(2), add.s(3)) | add.s(4)).stamp(tenant="x")
     tasks = [made.tasks[0], *made.tasks[1].tasks, made.tasks[1].body]

@@ -134,6 +134,13 @@ class group(Signature[list[R]]):  # noqa: N801 -- Celery's public name
         self.tasks  # noqa: B018 -- a generator is read
         return super().freeze(_id, group_id, **fields)  # type: ignore[return-value]
 
+    def skew(self, start: float = 1.0, stop: float | None = None, step: float = 1.0) -> Self:
+        """Delay each member by ``step`` seconds more than the one before, at most ``stop``."""
+        for number, each in enumerate(self.tasks):
+            countdown = start + number * step
+            each.set(countdown=countdown if stop is None else min(countdown, stop))
+        return self
+
     def link(self, callback: Any) -> Any:
         """Send ``callback`` for each member that succeeds."""
         for each in self.tasks:

@@ -128,6 +128,16 @@ class Signature(dict[str, Any], Generic[R_co]):
         return self.options.get("task_id")
 
     @property
+    def root_id(self) -> str | None:
+        """The id of the first task of what it is part of, if it was given one."""
+        return self.options.get("root_id")
+
+    @property
+    def parent_id(self) -> str | None:
+        """The id of the task that sends it, if it was given one."""
+        return self.options.get("parent_id")
+
+    @property
     def app(self) -> Application:
         """The application that sends it."""
         return self.given_app or current_app()
