@@ -145,7 +145,7 @@ def _servers(places: _Places) -> Servers:
     if broker.ledger is None:
         companion = store if places.ledger is None else servers.open(places.ledger, {})
     if companion is not None and companion.ledger is not None:
-        broker = Accompanied(broker, companion.ledger)
+        broker = Accompanied(broker, companion.ledger, companion.timetable)
     if store is None:
         return Servers(
             broker, broker.results, broker.ledger, broker.committer, broker.joins, None, companion

@@ -12,6 +12,7 @@ from umbel.clock import Clock
 from umbel.ids import new_id
 from umbel.servers.ordered import OrderedCommit, SettlingByCommit
 from umbel.servers.seams import Committer, Joins, Ledger, ResultStore, Server, Transport
+from umbel.servers.timetable import Timetable
 from umbel.testing.clock import FakeClock
 from umbel.testing.contract import (
     Backend,
@@ -76,6 +77,7 @@ class Pair:
             joining=store.committer,
         )
         self.joins: Joins | None = store.joins
+        self.timetable: Timetable | None = None
         self.warnings = broker.warnings
         self.committer_with = broker.committer_with
         self.close = broker.close

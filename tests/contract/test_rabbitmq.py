@@ -32,6 +32,7 @@ from umbel.testing.contract import (
     ProcessContract,
     ResultContract,
     Stage,
+    TimetableContract,
     TransportContract,
 )
 from umbel.testing.contract.faults import flaky, patiently
@@ -88,13 +89,14 @@ class TestRabbitmqWithCompanion(
     DeathContract,
     CommitContract,
     LedgerContract,
+    TimetableContract,
 ):
     @pytest.fixture
     def backend(self, rabbitmq_url: str, tmp_path: Path) -> Backend:
         def with_ledger(broker: Server) -> Server:
-            ledger = open_server(f"sqlite:///{tmp_path}/ledger", {}).ledger
-            assert ledger is not None
-            return Accompanied(broker, ledger)
+            store = open_server(f"sqlite:///{tmp_path}/ledger", {})
+            assert store.ledger is not None
+            return Accompanied(broker, store.ledger, store.timetable)
 
         return Backend(rabbitmq_url, row="rabbitmq+store", short=0.6, quiet=0.2, wrap=with_ledger)
 

@@ -1,6 +1,6 @@
 """A ledger for a broker that has no place for one (RabbitMQ), kept on another server.
 
-``Accompanied`` is the same broker with that ledger in three places:
+``Accompanied`` is the same broker with that ledger in three places, and its timetables:
 
     transport   consumers look up what stands against a message that was delivered before, and which
                 are revoked; ``recover`` charges the dead
@@ -49,6 +49,7 @@ from umbel.servers.seams import (
     Server,
     Transport,
 )
+from umbel.servers.timetable import OrderedTimetable, Timetable
 from umbel.topology import Binding, Topology
 
 #: Seconds for which a message that comes again, with nothing against it, is kept back.
@@ -64,7 +65,7 @@ _monotonic = SYSTEM_CLOCK.monotonic
 class Accompanied:
     """A ``Server``: the broker's parts with another's ledger, which stays its owner's to close."""
 
-    def __init__(self, broker: Server, ledger: Ledger) -> None:
+    def __init__(self, broker: Server, ledger: Ledger, timetable: Timetable | None = None) -> None:
         self._broker = broker
         self.display_url = broker.display_url
         self.transport: Transport = CompanionTransport(broker.transport, ledger)
@@ -73,6 +74,7 @@ class Accompanied:
         self.bus = broker.bus
         settling = CompanionSettling(SettlingByCommit(broker.committer), ledger)
         self.joins: Joins | None = None
+        self.timetable = timetable and OrderedTimetable(timetable, broker.transport.publish)
         self.committer: Committer = OrderedCommit(self.transport, self.results, settling)
 
     def committer_with(self, store: Server) -> Committer | None:

@@ -8,6 +8,7 @@ belongs to the program, is shared by its threads and reopens itself after a fork
             ├─ results     ResultStore   what tasks returned
             ├─ ledger      Ledger | None dead letters, revocations, node records, leases
             ├─ joins       Joins | None  headers of chords
+            ├─ timetable   Timetable | None   schedules (in a module of its own)
             ├─ bus         Bus | None    remote control: to all nodes at once, and their answers
             └─ committer   Committer     performs effects: atomic where one server holds all of it
 
@@ -24,6 +25,7 @@ from typing import Any, Protocol
 
 from umbel.exceptions import PublishError
 from umbel.message import Delivery, Effects, Join, Message, ResultRecord
+from umbel.servers.timetable import Timetable
 from umbel.topology import Binding, Topology
 
 
@@ -532,6 +534,8 @@ class Server(Protocol):
     bus: Bus | None
     #: None = chords cannot be joined here.
     joins: Joins | None
+    #: None = schedules cannot be kept here.
+    timetable: Timetable | None
     committer: Committer
 
     def committer_with(self, store: Server) -> Committer | None:

@@ -51,6 +51,7 @@ from umbel.servers.seams import (
     Transport,
     Watch,
 )
+from umbel.servers.timetable import Progress, Tick, TickReport, Timetable
 from umbel.telemetry import emit
 from umbel.topology import Binding, Topology
 
@@ -153,6 +154,9 @@ class FlakyServer:
         self.ledger: Ledger | None = inner.ledger and FlakyLedger(inner.ledger, self.faults)
         self.bus = inner.bus
         self.joins: Joins | None = inner.joins and FlakyJoins(inner.joins, self.faults)
+        self.timetable: Timetable | None = inner.timetable and FlakyTimetable(
+            inner.timetable, self.faults
+        )
         self.warnings = inner.warnings
         self.committer_with = inner.committer_with
         self.committer: Committer = FlakyCommitter(inner.committer, self.faults)
@@ -381,6 +385,30 @@ class FlakyJoins:
     def unclosed(self, *, older_than: float, limit: int = 100) -> Sequence[str]:
         find = self._inner.unclosed
         return self._call("unclosed", lambda: find(older_than=older_than, limit=limit))
+
+
+class FlakyTimetable:
+    def __init__(self, inner: Timetable, faults: Faults) -> None:
+        self._inner = inner
+        self._call = faults.call
+
+    def entries(self, table: str) -> Mapping[str, str]:
+        return self._call("entries", lambda: self._inner.entries(table))
+
+    def put(self, table: str, name: str, entry: str | None, *, before: str | None) -> bool:
+        return self._call("keep", lambda: self._inner.put(table, name, entry, before=before))
+
+    def revision(self, table: str) -> int:
+        return self._call("revision", lambda: self._inner.revision(table))
+
+    def progress(self, table: str, names: Sequence[str] | None = None) -> Mapping[str, Progress]:
+        return self._call("progress", lambda: self._inner.progress(table, names))
+
+    def leader(self, table: str) -> str | None:
+        return self._call("leader", lambda: self._inner.leader(table))
+
+    def advance(self, table: str, ticks: Sequence[Tick], *, token: int) -> TickReport:
+        return self._call("advance", lambda: self._inner.advance(table, ticks, token=token))
 
 
 class FlakyCommitter:

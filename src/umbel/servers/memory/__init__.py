@@ -18,7 +18,9 @@ from umbel.servers.memory.ledger import MemoryLedger
 from umbel.servers.memory.queues import MemoryTransport
 from umbel.servers.memory.results import MemoryResults
 from umbel.servers.memory.space import Space
+from umbel.servers.memory.timetable import MemoryTimetable
 from umbel.servers.seams import Bus, Committer, Joins, Ledger, ResultStore, Server, Transport
+from umbel.servers.timetable import Timetable
 
 __all__ = ["MemoryServer", "MemoryTransport", "discard", "open_server"]
 
@@ -37,6 +39,7 @@ class MemoryServer:
         self.ledger: Ledger | None = MemoryLedger(space)
         self.bus: Bus | None = None
         self.joins: Joins | None = MemoryJoins(space)
+        self.timetable: Timetable | None = MemoryTimetable(space)
         self.committer: Committer = MemoryCommit(space)
 
     def committer_with(self, store: Server) -> Committer | None:

@@ -29,6 +29,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from umbel.clock import Clock
 from umbel.message import Delivery, Message
@@ -137,6 +138,8 @@ class Space:
         #: Name -> wall time at which it is forgotten, and the record as JSON.
         self.nodes: dict[str, tuple[float, str]] = {}
         self.leases: dict[str, Lease] = {}
+        #: By name; what they are is known to ``timetable``.
+        self.timetables: dict[str, Any] = {}
         self.next_number = itertools.count(1).__next__
 
     # --- towards the queues

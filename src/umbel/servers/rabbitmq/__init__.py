@@ -28,6 +28,7 @@ from umbel.servers.rabbitmq.publishing import Publishing
 from umbel.servers.rabbitmq.queues import RabbitTransport
 from umbel.servers.rabbitmq.results import RabbitResults
 from umbel.servers.seams import Bus, Committer, Joins, Ledger, ResultStore, Server, Transport
+from umbel.servers.timetable import Timetable
 
 
 class RabbitServer:
@@ -52,6 +53,7 @@ class RabbitServer:
         self.ledger: Ledger | None = None
         self.bus: Bus | None = RabbitBus(hub, publishing)
         self.joins: Joins | None = None
+        self.timetable: Timetable | None = None
         settling = RabbitSettling(hub, publishing)
         self.committer: Committer = OrderedCommit(self.transport, self.results, settling)
 

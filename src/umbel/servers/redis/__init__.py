@@ -7,6 +7,7 @@ commit ── effects                            results, ledger ── what is 
 joins, joining ── headers of chords          ending ── consumers, and queues that were theirs
 unacked ── what Celery's dead held           bus ── remote control
 places ── which server is the master         advice ── what is dangerous
+timetable ── schedules
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from umbel.servers.redis.ledger import RedisLedger
 from umbel.servers.redis.options import parse
 from umbel.servers.redis.queues import RedisTransport
 from umbel.servers.redis.results import RedisResults
+from umbel.servers.redis.timetable import RedisTimetable
 from umbel.servers.seams import Bus, Committer, Joins, Ledger, ResultStore, Server, Transport
+from umbel.servers.timetable import Timetable
 
 
 class RedisServer:
@@ -34,6 +37,7 @@ class RedisServer:
     results: ResultStore
     ledger: Ledger | None
     joins: Joins | None
+    timetable: Timetable | None
     bus: Bus | None
     committer: Committer
 
@@ -47,6 +51,7 @@ class RedisServer:
         self.results = RedisResults(self._connections, keys, parsed)
         self.ledger = RedisLedger(self._connections, keys, parsed.clock)
         self.joins = RedisJoins(self._connections, keys)
+        self.timetable = RedisTimetable(self._connections, keys, parsed)
         self.bus = RedisBus(self._connections, keys, parsed)
         self.committer = RedisCommitter(self._connections, keys, parsed)
 

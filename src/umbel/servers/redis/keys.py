@@ -36,6 +36,9 @@ of one of the lists above; moments are microseconds of the server's clock.
     umbel:nodes                   hash    node -> record as JSON
     umbel:node-ends               zset    node -> when its record ends
     umbel:lease:<name>            hash    holder, token, ends
+    umbel:entries:<name>          hash    entries of a timetable: name -> what it is
+    umbel:entries-revision:<name> string  how often they were changed
+    umbel:progress:<name>         hash    entry -> the last due time (seconds) and a record
     umbel:joins                   zset    complete join -> since when, until its body is sent
     umbel:joins-waiting           zset    join that waits for members -> when it was looked at
     umbel:join:<id>               string  what its body is made of; with ":full" since when it seems
@@ -72,6 +75,8 @@ class Keys:
         "consumers",
         "dead",
         "delayed",
+        "entries",
+        "entries_revision",
         "exchanges",
         "groups",
         "held",
@@ -84,6 +89,7 @@ class Keys:
         "nodes",
         "permanent_bindings",
         "prefix",
+        "progress",
         "queues",
         "receive_order",
         "results",
@@ -130,6 +136,9 @@ class Keys:
             *(self.armed, self.idle, self.wake),
         )
         self.lease = f"{ours}lease:"
+        self.entries = f"{ours}entries:"
+        self.entries_revision = f"{ours}entries-revision:"
+        self.progress = f"{ours}progress:"
         self.complete_joins = f"{ours}joins"
         self.waiting_joins = f"{ours}joins-waiting"
         self.joins = f"{ours}join:"

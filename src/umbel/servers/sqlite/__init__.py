@@ -10,6 +10,7 @@ holds       who holds what                   upkeep      deleting what has expir
 queues      Transport                        consumer    Consumer
 results     ResultStore, Watch               ledger      Ledger
 joins       Joins                            commit      Committer
+timetable   Timetable
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from umbel.servers.sqlite.options import Options
 from umbel.servers.sqlite.queues import SqliteTransport
 from umbel.servers.sqlite.results import SqliteResults
 from umbel.servers.sqlite.storing import Store
+from umbel.servers.sqlite.timetable import SqliteTimetable
+from umbel.servers.timetable import Timetable
 
 __all__ = ["SqliteServer", "default_url", "open_server"]
 
@@ -48,6 +51,7 @@ class SqliteServer:
         self.ledger: Ledger | None = SqliteLedger(store)
         self.bus: Bus | None = None
         self.joins: Joins | None = SqliteJoins(store)
+        self.timetable: Timetable | None = SqliteTimetable(store)
         self.committer: Committer = SqliteCommitter(store)
         self.database = database
 

@@ -12,6 +12,7 @@
     results                           in the order of storing, found by the beginning of the id
     joins ── arrivals                 chords that wait, and the members that have ended
     revoked, nodes, leases            the rest of the ledger
+    timetables, entries, progress     schedules: what was added, and how far each has come
 
 ``messages.id`` is the order of sending, and ``results.seq`` that of storing: the clock's
 microseconds, but always above the highest, so that a number is not used again although the table
@@ -219,8 +220,22 @@ CREATE TABLE arrivals (
 ) WITHOUT ROWID
 """
 
+VERSION_4 = """
+CREATE TABLE timetables (name TEXT PRIMARY KEY, revision INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE entries (
+    timetable TEXT NOT NULL, name TEXT NOT NULL, entry TEXT NOT NULL, PRIMARY KEY (timetable, name)
+) WITHOUT ROWID;
+CREATE TABLE progress (
+    timetable TEXT NOT NULL,
+    name TEXT NOT NULL,
+    due_at REAL NOT NULL,
+    record TEXT NOT NULL,
+    PRIMARY KEY (timetable, name)
+) WITHOUT ROWID
+"""
+
 #: UPGRADES[n] brings a file of version n to version n + 1; an empty file has version 0.
-UPGRADES: tuple[str, ...] = (VERSION_1, VERSION_2, VERSION_3)
+UPGRADES: tuple[str, ...] = (VERSION_1, VERSION_2, VERSION_3, VERSION_4)
 
 
 def check_library() -> None:

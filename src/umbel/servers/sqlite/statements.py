@@ -439,6 +439,49 @@ WHERE holder = excluded.holder OR expires_at <= ?3
 RETURNING token
 """
 
+# --- timetables ---------------------------------------------------------------------------------
+
+# parameters  1 timetable
+# returns     name, entry
+ENTRIES = "SELECT name, entry FROM entries WHERE timetable = ?1"
+
+# parameters  1 timetable, 2 name
+# returns     entry
+ENTRY = "SELECT entry FROM entries WHERE timetable = ?1 AND name = ?2"
+
+# parameters  1 timetable, 2 name, 3 entry
+PUT_ENTRY = "INSERT OR REPLACE INTO entries VALUES (?1, ?2, ?3)"
+
+# parameters  1 timetable, 2 name
+DELETE_ENTRY = "DELETE FROM entries WHERE timetable = ?1 AND name = ?2"
+DELETE_PROGRESS = "DELETE FROM progress WHERE timetable = ?1 AND name = ?2"
+
+# parameters  1 timetable
+REVISE = """
+INSERT INTO timetables VALUES (?1, 1) ON CONFLICT (name) DO UPDATE SET revision = revision + 1
+"""
+# returns     revision
+REVISION = "SELECT revision FROM timetables WHERE name = ?1"
+
+# parameters  1 timetable, 2 names, or nothing: all
+# returns     name, due time, record
+PROGRESS = """
+SELECT name, due_at, record FROM progress
+WHERE timetable = ?1 AND (?2 IS NULL OR name IN (SELECT value FROM json_each(?2)))
+"""
+
+# Moves an entry.
+# parameters  1 timetable, 2 name, 3 due time, 4 record
+MOVE = "INSERT OR REPLACE INTO progress VALUES (?1, ?2, ?3, ?4)"
+
+# parameters  1 name of the lease
+# returns     token
+NEWEST_TOKEN = "SELECT token FROM leases WHERE name = ?1"  # noqa: S105 -- no secret
+
+# parameters  1 name of the lease, 2 now
+# returns     holder
+LEASE_HOLDER = "SELECT holder FROM leases WHERE name = ?1 AND expires_at > ?2"
+
 # --- upkeep -------------------------------------------------------------------------------------
 
 # parameters  1 seq, 2 limit, 3 now

@@ -19,8 +19,8 @@ passes, in short pieces: ``Backend(url, row="redis", short=0.4)``.
 The suites need pytest with pytest-timeout, and Hypothesis.
 
 Nothing here asks which server it is. Where servers may differ, ``Capabilities`` says how, and
-``capabilities.TABLE`` is what each of ours must be able to do. A server without a ledger leaves out
-``LedgerContract`` (and one without joins ``JoinContract``) and lists the others.
+``capabilities.TABLE`` is what each of ours must be able to do. One without a ledger leaves out
+``LedgerContract`` and ``TimetableContract`` (without joins ``JoinContract``) and lists the others.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ pytest.register_assert_rewrite(
             "process",
             "results",
             "stage",
+            "timetable",
             "transport",
         )
     )
@@ -59,6 +60,7 @@ from umbel.testing.contract.model import ModelContract  # noqa: E402
 from umbel.testing.contract.process import ProcessContract  # noqa: E402
 from umbel.testing.contract.results import ResultContract, SavedGroupContract  # noqa: E402
 from umbel.testing.contract.stage import Backend, Stage  # noqa: E402
+from umbel.testing.contract.timetable import TimetableContract  # noqa: E402
 from umbel.testing.contract.transport import TransportContract  # noqa: E402
 
 __all__ = [
@@ -77,6 +79,7 @@ __all__ = [
     "SavedGroupContract",
     "ServerContract",
     "Stage",
+    "TimetableContract",
     "TransportContract",
 ]
 
@@ -92,6 +95,7 @@ class ServerContract(
     SavedGroupContract,
     LedgerContract,
     JoinContract,
+    TimetableContract,
     ModelContract,
     FaultContract,
     ProcessContract,

@@ -28,6 +28,7 @@ from umbel.servers.seams import (
     Transport,
     Watch,
 )
+from umbel.servers.timetable import Timetable
 from umbel.states import SUCCESS
 from umbel.topology import Queue, Topology
 
@@ -99,6 +100,17 @@ class Stage:
     def joins(self) -> Joins:
         assert self.server.joins is not None, "JoinContract is for servers with joins"
         return self.server.joins
+
+    @property
+    def timetable(self) -> Timetable:
+        assert self.server.timetable is not None, "TimetableContract is for servers with timetables"
+        return self.server.timetable
+
+    def open_timetable(self) -> Timetable:
+        """Open the timetables as another process has them."""
+        timetable = self.open().timetable
+        assert timetable is not None
+        return timetable
 
     @property
     def atomic(self) -> bool:
