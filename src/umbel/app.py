@@ -14,7 +14,18 @@ import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
-from typing import Any, Concatenate, Literal, ParamSpec, Protocol, Self, TypeVar, Unpack, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Literal,
+    ParamSpec,
+    Protocol,
+    Self,
+    TypeVar,
+    Unpack,
+    overload,
+)
 
 from umbel import checks, context, eager, ids, registry, result
 from umbel.bridge import ResultBridge
@@ -43,6 +54,9 @@ from umbel.signals import Signal, import_modules
 from umbel.task import AsyncTask, Task
 from umbel.version import software
 from umbel.wire.task import Request
+
+if TYPE_CHECKING:
+    from umbel.scheduling.changes import ScheduleChanges
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -115,6 +129,7 @@ class Umbel:
         self._foreign: dict[str, BoundCall] = {}
         self._opened = Opened()
         self.control = Control(self.servers)
+        self._schedule: ScheduleChanges | None = None
         self._router: tuple[Snapshot, Router] | None = None
         self._publisher: tuple[Snapshot, Publisher] | None = None
         for task in builtin_tasks():
@@ -260,6 +275,28 @@ class Umbel:
         with suppress(TransportError):  # if that matters, its commit will be refused, and say so
             self.publisher.declare(route)
         return message
+
+    @property
+    def schedule(self) -> ScheduleChanges:
+        """Periodic tasks: what is sent when, and changing it at run time."""
+        if self._schedule is None:  # few programs have any: `import umbel` loads nothing of it
+            self._schedule = import_module("umbel.scheduling.changes").ScheduleChanges(self)
+        return self._schedule
+
+    def add_periodic_task(
+        self,
+        schedule: Any,
+        sig: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        **options: Any,
+    ) -> str:
+        """Declare that a task, or a call as a signature, is sent by this schedule; return its name.
+
+        Options of apply_async and an entry's rules (``missed``, ``overlap``, …) may be given.
+        """
+        return self.schedule.declare(schedule, sig, args, kwargs, name, options)
 
     def signature(self, *args: Any, **kwargs: Any) -> Signature[Any]:
         """Return a signature of this application."""

@@ -40,6 +40,7 @@ RANKS = {
             "eager",
             "task",
             "registry",
+            "scheduling",
             "app",
             "events beat",
             "worker",

@@ -333,13 +333,33 @@ class Beat:
 
     __slots__ = ()
 
-    beat_schedule = Later(MAPPING, {}, "What is sent when.")
-    beat_scheduler = Later(TEXT, "celery.beat:PersistentScheduler", "What keeps the schedule.")
-    beat_schedule_filename = Later(TEXT, "celerybeat-schedule", "File it is kept in.")
-    beat_sync_every = Later(INTEGER, 0, "Tasks sent before it is written; 0 = by time.")
-    beat_max_loop_interval = Later(SECONDS, 0.0, "Most seconds between two looks at the schedule.")
-    beat_cron_starting_deadline = Later(
-        optional(INTEGER), None, "Seconds that a crontab's time may have been missed by."
+    beat_schedule = Setting(MAPPING, {}, "What is sent when: entries by name.")
+    beat_scheduler = Setting(
+        TEXT,
+        "celery.beat:PersistentScheduler",
+        "A source of further entries, as module:name; Celery's own schedulers are left aside.",
+    )
+    beat_schedule_filename = Unused(
+        TEXT, "celerybeat-schedule", "What is known of past runs is kept on the broker's server."
+    )
+    beat_sync_every = Unused(INTEGER, 0, "Each run is recorded by the step that sends it.")
+    beat_max_loop_interval = Setting(
+        SECONDS, 0.0, "Most seconds until a change of the schedule is noticed; 0 = 1."
+    )
+    beat_cron_starting_deadline = Setting(
+        optional(INTEGER), None, "Seconds after which a crontab's run is not sent any more."
+    )
+    beat_name = Setting(
+        optional(TEXT),
+        None,
+        "Schedulers of one name send a schedule once among them; otherwise the application's name.",
+        celery=OURS,
+    )
+    beat_lease = Setting(
+        SECONDS, 6.0, "Seconds after which another takes over from a leader that died.", celery=OURS
+    )
+    beat_late_after = Setting(
+        SECONDS, 1.0, "Seconds from which on the log tells of a run that is sent late.", celery=OURS
     )
     beat_enable_remote_control = Later(BOOLEAN, False, "Beat answers remote control.")
     beat_remote_control_max_tick_age = Later(optional(SECONDS), None, "Then it is taken for dead.")

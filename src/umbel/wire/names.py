@@ -38,6 +38,8 @@ DELAYED_DIGITS: Final = 28
 #: How often a task has replaced itself: a header and an option.
 NESTING: Final = "replaced_task_nesting"
 COMPRESSION: Final = "compression"
+#: Header of what a scheduler sends.
+BEAT: Final = "celery_beat_task"
 #: Our own property in the Redis envelope: [sent_at, expires_at], and not_before if there is one.
 #: Others pass it on unread.
 OWN: Final = "umbel"
