@@ -24,6 +24,7 @@ from typing import (
     Self,
     TypeVar,
     Unpack,
+    cast,
     overload,
 )
 
@@ -279,9 +280,11 @@ class Umbel:
     @property
     def schedule(self) -> ScheduleChanges:
         """Periodic tasks: what is sent when, and changing it at run time."""
-        if self._schedule is None:  # few programs have any: `import umbel` loads nothing of it
-            self._schedule = import_module("umbel.scheduling.changes").ScheduleChanges(self)
-        return self._schedule
+        found = self._schedule
+        if found is None:  # few programs have any: `import umbel` loads nothing of it
+            made = import_module("umbel.scheduling.changes").ScheduleChanges(self)
+            found = self._schedule = cast("ScheduleChanges", made)
+        return found
 
     def add_periodic_task(
         self,

@@ -77,7 +77,7 @@ class Pair:
             joining=store.committer,
         )
         self.joins: Joins | None = store.joins
-        self.timetable: Timetable | None = None
+        self.timetable: Timetable | None = broker.timetable
         self.warnings = broker.warnings
         self.committer_with = broker.committer_with
         self.close = broker.close

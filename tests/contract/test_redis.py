@@ -61,6 +61,7 @@ class Pair:
         self.results = store.results
         self.ledger = broker.ledger
         self.joins = store.joins
+        self.timetable = broker.timetable
         self.bus = broker.bus
         self.committer = committer
         self.warnings = broker.warnings

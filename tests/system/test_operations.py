@@ -130,7 +130,6 @@ def test_a_number_that_another_program_has_by_now_is_stale(project: Project) -> 
         (("--health", "nowhere:x"), 1, "umbel: --health nowhere:x: "),
         (("--uid", "nobody-at-all"), 2, "umbel: --uid, --gid: "),
         (("--umask", "9"), 2, "umbel: --umask: expected octal digits"),
-        (("-B",), 2, "umbel: -B: there is no scheduler yet"),
     ],
 )
 def test_wrong_options_are_one_line(

@@ -39,6 +39,7 @@ from umbel.app import Umbel
 from umbel.beat.agenda import Agenda
 from umbel.beat.lead import Lead, lead_and_timetable
 from umbel.beat.sending import Sending, Step, moved
+from umbel.beat.source import source_of
 from umbel.calling import tell_published
 from umbel.clock import Clock
 from umbel.exceptions import TransportError
@@ -128,7 +129,14 @@ class Scheduler:
         """Send what is due until stopped, or ``goes_on``, asked every second, says no."""
         while not self._stopping and goes_on():
             self._woken.clear()
-            wait = self.turn()
+            try:
+                wait = self.turn()
+            except (
+                Exception
+            ):  # a fault in a source, a signal's receiver or here must not end the beat
+                logger.exception("A turn failed; trying again")
+                self._begin()
+                wait = PAUSE
             if not self._stopping:
                 self._woken.wait(min(wait, 1.0))
         self._leave()
@@ -348,6 +356,7 @@ def _state_now(entry: Entry, known: State | None, now: float) -> State:
 
 def scheduler_for(app: Umbel, name: str) -> Scheduler:
     """Return a scheduler of this application; nothing is connected yet."""
+    app.schedule.source = source_of(app, app.conf.beat_scheduler)
     conf, table = app.conf, app.schedule.table
     opened = app.servers()
     holder = f"{name} (pid {os.getpid()}, {new_id()[-6:]})"

@@ -36,6 +36,9 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "shell": ("umbel.cli.shell", "Open an interpreter with the application and its tasks."),
         "purge": ("umbel.cli.purge", "Delete the messages that wait in queues."),
         "report": ("umbel.cli.report", "Show versions, and settings with their sources."),
+        "beat": ("umbel.cli.beat", "Send periodic tasks when they are due."),
+        "schedule": ("umbel.cli.schedule", "List and change periodic tasks, explain their runs."),
+        "dev": ("umbel.cli.dev", "Run worker and scheduler, anew after each change of the code."),
         "demo": ("umbel.cli.demo", "Analyse Python's standard library with tasks."),
     }
 )

@@ -28,6 +28,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from types import FrameType, MappingProxyType
 from typing import Any, Literal, NoReturn
@@ -77,6 +78,7 @@ class Asked:
     purge: bool
     detach: bool
     reload: bool
+    beat: bool
     health: str
     health_file: str
     #: Settings that options stand for, by name; those not given are absent.
@@ -114,7 +116,7 @@ def _run(
     conf = app.conf
     _take_on(conf, ids.node_name(asked.node))
     set_up_logging(conf, asked.level, color=given.color)
-    _warn_of_settings(app)
+    warn_of_settings(app)
     worker = make_worker(app, asked)
     with ExitStack() as held:
         if conf.worker_pidfile:
@@ -196,7 +198,8 @@ def _take_workers_address(app: Umbel) -> None:
         app.conf.set_layer("command line", values, source="broker_read_url")
 
 
-def _warn_of_settings(app: Umbel) -> None:
+def warn_of_settings(app: Umbel) -> None:
+    """Log which of the settings have no effect so far."""
     names = ", ".join(name for name in app.conf.table() if isinstance(TABLE[name], Later))
     if names:
         logger.warning("These settings have no effect yet: %s", names)
@@ -225,6 +228,7 @@ def make_worker(app: Umbel, asked: Asked) -> Worker:
         before=before,
         after=after,
         on_start=lambda: redirect_output(app.conf),
+        beside=(lambda node: _scheduler(app, node)) if asked.beat else None,
     )
     try:
         worker = Worker(app, options)
@@ -232,6 +236,14 @@ def make_worker(app: Umbel, asked: Asked) -> Worker:
         raise click.UsageError(str(error)) from error
     signals.celeryd_after_setup.send(worker.node, instance=worker, conf=app.conf)
     return worker
+
+
+def _scheduler(app: Umbel, node: str) -> Any:
+    """Make a scheduler that runs in the node's process."""
+    # Imported by those who want it: it takes memory in each process.
+    made = import_module("umbel.beat").scheduler_for(app, node)
+    signals.beat_embedded_init.send(made)
+    return made
 
 
 def _tell_of_the_end(worker: Worker) -> None:

@@ -37,9 +37,7 @@ def unneeded_options(function: F) -> F:
             **more,
         )
         function = option(function)
-    return click.option(
-        "-B", "--beat", is_flag=True, expose_value=False, hidden=True, callback=_no_beat
-    )(function)
+    return function
 
 
 def _explain(name: str, why: str) -> Callable[[click.Context, click.Parameter, Any], None]:
@@ -54,8 +52,3 @@ def explanations(ctx: click.Context) -> list[str]:
     """Return what is to be said about the options that were given."""
     found: list[str] = ctx.meta.get(_KEY, [])
     return found
-
-
-def _no_beat(_ctx: click.Context, _parameter: click.Parameter, value: Any) -> None:
-    if value:
-        raise click.UsageError("-B: there is no scheduler yet; it comes with `umbel beat`")

@@ -65,6 +65,19 @@ def _setting(*names: str, setting: str = "", **options: Any) -> Callable[[F], F]
     return click.option(*names, expose_value=False, callback=keep, default=None, **options)
 
 
+def level_option(default: str, more: str = "") -> Callable[[F], F]:
+    """Return the option that says what is logged."""
+    return click.option(
+        "-l",
+        "--loglevel",
+        "level",
+        default=default,
+        show_default=True,
+        callback=_level,
+        help=f"What is logged; {more}" if more else "What is logged.",
+    )
+
+
 @click.command("worker", short_help="Run the tasks of an application.")
 @shared_options
 @click.option(
@@ -91,15 +104,7 @@ def _setting(*names: str, setting: str = "", **options: Any) -> Callable[[F], F]
     help="Processes or threads that run tasks; otherwise as many as there are CPUs.",
 )
 @click.option("-P", "--pool", callback=_pool, metavar="|".join(_POOLS), help="How tasks run.")
-@click.option(
-    "-l",
-    "--loglevel",
-    "level",
-    default="WARNING",
-    show_default=True,
-    callback=_level,
-    help="What is logged; INFO shows every task.",
-)
+@level_option("WARNING", "INFO shows every task.")
 @click.option("-I", "--include", default="", callback=names, help="Import these modules too: a,b,…")
 @click.option(
     "--autoscale",
@@ -160,6 +165,15 @@ def _setting(*names: str, setting: str = "", **options: Any) -> Callable[[F], F]
 )
 @click.option("--health-file", default="", metavar="PATH", help="Keep this file fresh while alive.")
 @click.option("--reload", is_flag=True, help="Start anew when a file changes; for development.")
+@click.option(
+    "-B", "--beat", is_flag=True, help="Send periodic tasks as well; of many who do, one leads."
+)
+@_setting(
+    "--scheduler",
+    setting="beat_scheduler",
+    metavar="MODULE:NAME",
+    help="With --beat: a source of further entries.",
+)
 @unneeded_options
 @click.pass_context
 def command(ctx: click.Context, /, **options: Any) -> int:

@@ -170,7 +170,7 @@ def entry_from(
 ) -> Entry:
     """Make an entry of what users give: a task or its name, seconds or a schedule."""
     if task is None or schedule is None:
-        raise ScheduleError(f"expected task and schedule")
+        raise ScheduleError("expected task and schedule")
     try:
         when = maybe_schedule(schedule, relative)
         given_args, given_kwargs = tuple(args or ()), dict(kwargs or {})

@@ -364,7 +364,7 @@ class Beat:
     beat_enable_remote_control = Later(BOOLEAN, False, "Beat answers remote control.")
     beat_remote_control_max_tick_age = Later(optional(SECONDS), None, "Then it is taken for dead.")
     beat_logfile = Later(optional(TEXT), None, "File that the log goes to.")
-    beat_pidfile = Later(optional(TEXT), None, "File that has the process's number.")
+    beat_pidfile = Setting(optional(TEXT), None, "File that has the process's number.")
     beat_uid = Later(ANYTHING, None, "User that a detached beat becomes.")
     beat_gid = Later(ANYTHING, None, "Group that a detached beat becomes.")
     beat_umask = Later(ANYTHING, None, "File mode mask of a detached beat.")

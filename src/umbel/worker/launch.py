@@ -27,7 +27,7 @@ from umbel.worker.board import Board, Slot
 from umbel.worker.cpus import available_cpus
 from umbel.worker.engine import Engine, Plan
 from umbel.worker.joiner import Joiner
-from umbel.worker.node import Node, NodePlan
+from umbel.worker.node import Beside, Node, NodePlan
 from umbel.worker.pools import Shape, run_solo, supervise
 from umbel.worker.rates import Budgets, Rates, per_second
 from umbel.worker.relay import Relay
@@ -84,6 +84,8 @@ class WorkerOptions:
     after: tuple[AfterHook, ...] = ()
     #: Called in each process that will run tasks.
     on_start: Callable[[], object] = lambda: None
+    #: Makes what runs beside the node, in its process: a scheduler.
+    beside: Callable[[str], Beside] | None = None
 
 
 class Worker:
@@ -199,6 +201,7 @@ class Worker:
                 on_look,
                 lanes=self._lanes,
                 ends_processes=self._in_processes,
+                beside=self._options.beside and self._options.beside(self.node),
             ),
             transport=servers.broker.transport,
             ledger=servers.ledger,

@@ -13,9 +13,11 @@ from __future__ import annotations
 import logging
 import os
 import selectors
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from umbel import telemetry
 from umbel.clock import SYSTEM_CLOCK
@@ -41,6 +43,18 @@ _monotonic = SYSTEM_CLOCK.monotonic
 _Sight = tuple[str, bool]
 
 
+class Beside(Protocol):
+    """What runs in a thread beside the node: a scheduler."""
+
+    def run(self) -> object:
+        """Run until stopped."""
+        ...
+
+    def stop(self) -> None:
+        """End soon. Any thread."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class NodePlan:
     """What a node speaks for."""
@@ -55,6 +69,7 @@ class NodePlan:
     lanes: int = 1
     #: There is a supervisor that can end a process, which runs one task in its main thread.
     ends_processes: bool = False
+    beside: Beside | None = None
 
 
 class Node:
@@ -109,6 +124,10 @@ class Node:
 
     def run(self, parent_lives: Callable[[], bool], wake_fd: int | None) -> None:
         """Renew, bury and recover until stopped; ``wake_fd`` is readable when there is a grave."""
+        with _running(self._plan.beside, patience=self._plan.lease):
+            self._run(parent_lives, wake_fd)
+
+    def _run(self, parent_lives: Callable[[], bool], wake_fd: int | None) -> None:
         for relay in self._relays:
             relay.start()
         if self._orders is not None:
@@ -210,6 +229,20 @@ class Node:
                 self._ledger.retire(self._plan.name)
         except TransportError as error:
             logger.warning("The node's record could not be removed; it will expire: %s", error)
+
+
+@contextmanager
+def _running(beside: Beside | None, *, patience: float) -> Generator[None]:
+    if beside is None:
+        yield
+        return
+    thread = threading.Thread(target=beside.run, name="umbel-beat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        beside.stop()
+        thread.join(patience)
 
 
 def _process(slot: Slot) -> dict[str, Any]:
