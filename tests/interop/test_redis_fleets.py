@@ -281,7 +281,7 @@ def test_a_broadcast_of_either_kind_reaches_every_worker_once(
         umbel_client(fleet.url, task_queues=[Broadcast("news")]) as ours,
         celery_client(fleet.url, task_queues=[theirs_news]) as theirs,
     ):
-        sent = [(ours, {}), (theirs, declared)] * 2
+        sent: list[tuple[Any, dict[str, Any]]] = [(ours, {}), (theirs, declared)] * 2
         for count, (app, more) in enumerate(sent, start=1):
             arguments = (0, str(fleet.begun))
             app.send_task("fleet.sleep", arguments, queue="news", ignore_result=True, **more)
