@@ -10,12 +10,15 @@ Nothing here has state; any thread may call it.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Iterable
 
 from umbel import telemetry
 from umbel.servers.seams import Committer, Joins
 from umbel.worker.service import Service
+
+logger = logging.getLogger("umbel.worker")
 
 #: Seconds that a complete join is left to whoever completed it.
 PATIENCE = 5.0
@@ -38,7 +41,12 @@ class Joiner:
             if joined is None:
                 continue
             telemetry.emit("join.releasing", id=join_id, count=len(joined.parts))
-            report = self._committer.commit([self._service.release(join_id, joined)])
+            try:
+                effects = self._service.release(join_id, joined)
+            except Exception:  # what is stored may be anybody's: it must not end the worker
+                logger.exception("The body of chord %s cannot be made; it is tried again", join_id)
+                continue
+            report = self._committer.commit([effects])
             waiting += report.joined
             for refusal in report.refused:
                 failure = self._service.release_failed(join_id, joined, refusal.error)
