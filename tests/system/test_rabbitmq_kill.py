@@ -29,6 +29,13 @@ GAPS = {
 }
 
 
+@pytest.fixture(params=["alone", "companion"], autouse=True)
+def ledger(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run all of it without a ledger, and with one in an SQLite file."""
+    if request.param == "companion":
+        monkeypatch.setenv("UMBEL_LEDGER_URL", f"sqlite:///{tmp_path}/ledger.sqlite")
+
+
 @pytest.fixture
 def chaos(rabbitmq_url: str, tmp_path: Path) -> Chaos:
     return Chaos(rabbitmq_url, tmp_path, GAPS)
