@@ -8,7 +8,7 @@ call       send a task          result          show what became of one
 queues     what waits where     purge           delete messages
 dead       messages given up    revoke          call tasks off
 status     who works            top             who works on what, live
-why        why a task does not run
+why        why a task does not run              workflow    a workflow as a tree
 shell      an interpreter       demo            umbel at work on the standard library
 
 asking, moments, names, texts   what several of them ask, read and print

@@ -26,6 +26,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "worker": ("umbel.cli.worker", "Run the tasks of an application."),
         "call": ("umbel.cli.call", "Send a task by its name; print its id."),
         "result": ("umbel.cli.result", "Show what became of a task."),
+        "workflow": ("umbel.cli.workflow", "Show a workflow as a tree, with states."),
         "status": ("umbel.cli.status", "Show which workers live."),
         "top": ("umbel.cli.top", "Show workers, what they run, and queues, live."),
         "why": ("umbel.cli.why", "Say why a task does not run."),
