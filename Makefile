@@ -8,9 +8,11 @@ STAMP  := $(VENV)/.installed
 CODE   := $(wildcard src tests bench)
 # More options for pytest: make test PYTEST="-k lease -x"
 PYTEST ?=
+# How long to soak: make soak MINUTES=60
+MINUTES ?= 15
 
 .DEFAULT_GOAL := help
-.PHONY: help setup servers demo test test-fast check bench docs clean
+.PHONY: help setup servers demo test test-fast check soak bench docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +37,9 @@ check: $(STAMP) ## lint, formatting, types, and the shape of the tree
 	$(BIN)/mypy $(CODE)
 	$(BIN)/pyright $(CODE)
 	$(BIN)/pytest -q tests/unit/test_architecture.py
+
+soak: $(STAMP) ## run workers at full rate in a storm of signals, for MINUTES (15)
+	$(BIN)/python -m tests.system.soak --minutes $(MINUTES)
 
 bench: $(STAMP) servers ## measure umbel beside its peers and a bare loop
 	$(BIN)/python -m bench
