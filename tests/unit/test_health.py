@@ -46,7 +46,8 @@ def test_a_child_that_does_not_turn_consumes_nothing_and_is_dead_after_a_while(
 
 
 def test_so_is_one_without_its_broker(board: Board) -> None:
-    board.slots[0].down_since = board.slots[1].down_since = NOW
+    for slot in board.slots[:2]:
+        slot.trouble.begin(NOW, "gone")
     health = judge(board, NOW + 1)
     assert (health.alive, health.ready) == (True, False)
     late = NOW + PATIENCE + 1

@@ -28,19 +28,24 @@ MAX_ID = LONGEST_ID
 _MAX_NAME = 127
 _MAX_TEXT = 127
 
-#: state, pid, processed, turned_at, down_since, idle_since, busy_since, worn, consumer id, verdict
+#: state, pid, processed, turned_at, idle_since, busy_since, worn, consumer id, verdict, trouble
 _SLOT_SIZE = 512
 #: started, deadline, id, name
 _ENTRY = struct.Struct(f"=dd{MAX_ID + 1}p{_MAX_NAME + 1}p")
 _ENTRY_SIZE = 448
 #: Behind an entry: the start of the run that shall end, and by which signal. Written by the node.
 _ORDER = struct.Struct("=di")
-_HEAD_SIZE = 64
+#: node_turned_at, consumed_at, the node's trouble
+_HEAD_SIZE = 256
 _TIME = struct.Struct("=d")
 _PID, _PROCESSED, _WORN = 1, 5, 13
-_TURNED_AT, _DOWN_SINCE, _IDLE_SINCE, _BUSY_SINCE = 16, 24, 32, 40
+_TURNED_AT, _IDLE_SINCE, _BUSY_SINCE = 16, 32, 40
 _CONSUMER = 48
 _VERDICT = _CONSUMER + _MAX_TEXT + 1
+_TROUBLE = _VERDICT + _MAX_TEXT + 1
+_NODE_TROUBLE = 2 * _TIME.size
+#: since when, why
+_OUTAGE = struct.Struct("=d200p")
 
 
 class SlotState(IntEnum):
@@ -79,6 +84,32 @@ class Running:
     ordered: int = 0
 
 
+class Trouble:
+    """Whether servers answer one process, in its words. Written by that process, read by anyone."""
+
+    def __init__(self, memory: mmap.mmap, offset: int) -> None:
+        self._memory = memory
+        self._offset = offset
+
+    def begin(self, since: float, why: str) -> None:
+        """Say that a server does not answer since this monotonic time."""
+        _OUTAGE.pack_into(self._memory, self._offset, since, why.encode(errors="replace"))
+
+    def end(self) -> None:
+        """Say that all is well."""
+        self.begin(0.0, "")
+
+    @property
+    def since(self) -> float:
+        """Monotonic time since which a server does not answer; 0 = all do."""
+        return float(_TIME.unpack_from(self._memory, self._offset)[0])
+
+    @property
+    def why(self) -> str:
+        """What went wrong first."""
+        return bytes(_OUTAGE.unpack_from(self._memory, self._offset)[1]).decode(errors="ignore")
+
+
 class Slot:
     """One child's part of the board. Written by that child, read by anyone."""
 
@@ -88,6 +119,7 @@ class Slot:
         self._flags = offset + _SLOT_SIZE
         self._first = self._flags + entries
         self.entries = entries
+        self.trouble = Trouble(memory, offset + _TROUBLE)
 
     @property
     def state(self) -> SlotState:
@@ -133,15 +165,6 @@ class Slot:
     @turned_at.setter
     def turned_at(self, at: float) -> None:
         _TIME.pack_into(self._memory, self._offset + _TURNED_AT, at)
-
-    @property
-    def down_since(self) -> float:
-        """Monotonic time since which the broker does not answer; 0 = it does."""
-        return self._time(_DOWN_SINCE)
-
-    @down_since.setter
-    def down_since(self, at: float) -> None:
-        _TIME.pack_into(self._memory, self._offset + _DOWN_SINCE, at)
 
     @property
     def idle_since(self) -> float:
@@ -254,6 +277,7 @@ class Board:
         size = _SLOT_SIZE + entries * (1 + _ENTRY_SIZE)
         self._memory = mmap.mmap(-1, _HEAD_SIZE + slots * size)
         self.slots = tuple(Slot(self._memory, _HEAD_SIZE + i * size, entries) for i in range(slots))
+        self.node_trouble = Trouble(self._memory, _NODE_TROUBLE)
 
     @property
     def node_turned_at(self) -> float:
@@ -272,6 +296,12 @@ class Board:
     @consumed_at.setter
     def consumed_at(self, at: float) -> None:
         _TIME.pack_into(self._memory, _TIME.size, at)
+
+    def troubles(self) -> list[Trouble]:
+        """Return the outages that living processes see."""
+        dead = SlotState.FREE, SlotState.GRAVE
+        seen = [slot.trouble for slot in self.slots if slot.state not in dead]
+        return [trouble for trouble in (*seen, self.node_trouble) if trouble.since]
 
     def free(self) -> Slot | None:
         """Return a slot nobody uses, or None."""

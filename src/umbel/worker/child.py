@@ -13,7 +13,6 @@ began to wait for work. What a task forks gets signals as any other process does
 from __future__ import annotations
 
 import gc
-import logging
 import math
 import os
 import signal
@@ -31,8 +30,6 @@ from umbel.worker.board import Slot, SlotState
 from umbel.worker.engine import Engine
 from umbel.worker.processes import meanings
 from umbel.worker.terminating import CANCEL
-
-logger = logging.getLogger("umbel.worker")
 
 #: Seconds between thread switches; beside CPU-bound tasks the pump gets the interpreter this soon.
 SWITCH_INTERVAL = 0.0005
@@ -89,10 +86,13 @@ def _make_engine(plan: ChildPlan, slot: Slot) -> Engine:
     attempt = 0
     while True:
         try:
-            return plan.make_engine(slot, plan.parent_lives)
+            engine = plan.make_engine(slot, plan.parent_lives)
         except ConnectionLost as error:
             if not attempt:
-                logger.error("The broker does not answer, trying again: %s", error)  # noqa: TRY400 -- an outage, no bug
+                slot.trouble.begin(SYSTEM_CLOCK.monotonic(), str(error))
+        else:
+            slot.trouble.end()
+            return engine
         SYSTEM_CLOCK.sleep(backoff.exponential(attempt, 0.1, maximum=5.0))
         attempt += 1
         if not plan.parent_lives():

@@ -35,7 +35,8 @@ def bind(address: str) -> socket.socket:
         host, _, port = address.rpartition(":")
         return socket.create_server((host.strip("[]"), int(port)), family=_family(host))
     except (OSError, ValueError, OverflowError) as error:
-        raise ImproperlyConfigured(f"--health {address}: {error}") from error
+        why = getattr(error, "strerror", None) or error
+        raise ImproperlyConfigured(f"--health {address}: {why}") from error
 
 
 def _family(host: str) -> socket.AddressFamily:

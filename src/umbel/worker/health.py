@@ -13,11 +13,13 @@ its process look dead, and rightly: nothing is received there and no result leav
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from umbel.clock import SYSTEM_CLOCK
+from umbel.exceptions import ImproperlyConfigured
 from umbel.worker.board import Board, Slot, SlotState
 
 #: Seconds for which something may be wrong before the worker counts as dead.
@@ -72,24 +74,34 @@ def watch(board: Board) -> Health:
     return health
 
 
+def claim(path: Path) -> None:
+    """See whether the health file can be written; raises ImproperlyConfigured."""
+    try:
+        path.touch()
+    except OSError as error:
+        raise ImproperlyConfigured(f"--health-file {path}: {error.strerror}") from error
+
+
 def show(health: Health, path: Path) -> None:
     """Touch the health file, or take it away."""
-    if health.alive:
-        path.write_text(health.as_json())
-    else:
-        path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # a full disk: it becomes old, and that says it all
+        if health.alive:
+            path.write_text(health.as_json())
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _consumes(slot: Slot, now: float) -> bool:
-    return not slot.down_since and now - slot.turned_at <= SILENCE
+    return not slot.trouble.since and now - slot.turned_at <= SILENCE
 
 
 def _wrong(slot: Slot, now: float) -> str:
     if now - slot.turned_at > PATIENCE:
         return f"process {slot.pid} has not turned for {now - slot.turned_at:.0f} s"
-    if slot.down_since and now - slot.down_since > PATIENCE:
-        return f"process {slot.pid} has had no broker for {now - slot.down_since:.0f} s"
+    down_since = slot.trouble.since
+    if down_since and now - down_since > PATIENCE:
+        return f"process {slot.pid} has had no broker for {now - down_since:.0f} s"
     return ""
 
 
-__all__ = ["Health", "judge", "show", "watch"]
+__all__ = ["Health", "claim", "judge", "show", "watch"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +33,8 @@ from umbel.worker.pools import Shape, run_solo, supervise
 from umbel.worker.rates import Budgets, Rates, per_second
 from umbel.worker.relay import Relay
 from umbel.worker.service import Service, no_run
+
+logger = logging.getLogger("umbel.worker")
 
 #: Namespace of the ids derived from a task's id.
 _FOLLOW_UPS = uuid.UUID("5f0f4d0e-6f3c-4b07-9a55-0d6f6c1f3b1e")
@@ -125,8 +128,20 @@ class Worker:
         """
         self.app.servers()  # drivers are imported here, once for all children; nothing connects yet
         if self.pool == "solo":
+            for name in self._not_in_solo():
+                logger.warning("%s has no effect in the pool solo: it has one process", name)
             run_solo(self, self.shape, on_ready=on_ready, on_end=on_solo_end)
         return supervise(self.shape, lambda: self, on_ready)
+
+    def _not_in_solo(self) -> list[str]:
+        """Return the settings that were made and need somebody who could end the process."""
+        conf = self.app.conf
+        names = ("worker_max_tasks_per_child", "worker_max_memory_per_child")
+        found = [name for name in names if conf[name]]
+        bound = self._bound_tasks().values()
+        if any(task.time_limit and not task.is_async for task in bound):
+            found.append("time_limit of synchronous tasks")
+        return found
 
     @property
     def shape(self) -> Shape:

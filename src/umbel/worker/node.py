@@ -98,7 +98,6 @@ class Node:
         for fd in (self._read_fd, self._write_fd):
             os.set_blocking(fd, False)
         self._stopping = False
-        self._silent_since: float | None = None
         self._terminator = Terminator(
             plan.board, lanes=plan.lanes, ends_processes=plan.ends_processes
         )
@@ -130,6 +129,7 @@ class Node:
     def _run(self, parent_lives: Callable[[], bool], wake_fd: int | None) -> None:
         for relay in self._relays:
             relay.start()
+        self._plan.board.node_trouble.end()  # what a node before this one said
         if self._orders is not None:
             self._orders.start()
         with selectors.DefaultSelector() as selector:
@@ -163,11 +163,10 @@ class Node:
             if self._ledger is not None:
                 self._terminator.look(self._ledger)
                 self._announce(self._ledger)
-            self._answered()
+            self._plan.board.node_trouble.end()
         except TransportError as error:
-            if self._silent_since is None:
-                self._silent_since = _monotonic()
-                logger.error("The node cannot renew its leases, trying again: %s", error)  # noqa: TRY400 -- an outage, no bug
+            if not self._plan.board.node_trouble.since:
+                self._plan.board.node_trouble.begin(_monotonic(), str(error))
 
     def _keep_house(self) -> None:
         self._bury()
@@ -183,12 +182,6 @@ class Node:
             for warning in self._warnings():
                 logger.warning("%s", warning)
             self._warnings = None
-
-    def _answered(self) -> None:
-        if self._silent_since is not None:
-            seconds = _monotonic() - self._silent_since
-            logger.warning("The node can renew its leases again after %.1f s", seconds)
-            self._silent_since = None
 
     def _bury(self) -> None:
         graves = self._plan.board.in_state(SlotState.GRAVE)

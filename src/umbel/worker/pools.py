@@ -26,6 +26,7 @@ from umbel.worker.child import ChildPlan, run_child
 from umbel.worker.engine import Engine
 from umbel.worker.node import Node
 from umbel.worker.notify import Notifier
+from umbel.worker.outages import Outages
 from umbel.worker.processes import ParentLives, Wait, dump_stacks_on_usr1
 from umbel.worker.rates import Budgets
 from umbel.worker.supervisor import Supervisor, SupervisorPlan
@@ -82,8 +83,8 @@ def supervise(shape: Shape, make_worker: Callable[[], Maker], on_ready: Callable
     """
     board = Board(2 * shape.processes + 4, entries=shape.entries)
     budgets = Budgets()
-    listener = endpoint.bind(shape.health) if shape.health else None
-    notifier = Notifier()
+    listener = _claim(shape)
+    notifier, outages = Notifier(), Outages(board)
 
     def child_main(slot: Slot, ring_fd: int, parent_lives: ParentLives, wait: Wait | None) -> None:
         if listener is not None:
@@ -101,6 +102,7 @@ def supervise(shape: Shape, make_worker: Callable[[], Maker], on_ready: Callable
         on_ready()
 
     def turn() -> None:
+        outages.look(_monotonic())
         notifier.turn(_monotonic(), alive=health.watch(board).alive)
 
     plan = SupervisorPlan(
@@ -128,12 +130,13 @@ def run_solo(
     ``on_end`` is told whether the worker shall start anew.
     """
     board = Board(1, entries=shape.entries)
-    notifier = Notifier()
-    listener = endpoint.bind(shape.health) if shape.health else None
+    notifier, outages = Notifier(), Outages(board)
+    listener = _claim(shape)
     look = _looker(board, shape, listener)
 
     def look_and_tell() -> None:
         look()
+        outages.look(_monotonic())
         notifier.turn(_monotonic(), alive=health.watch(board).alive)
 
     node = worker.make_node(board, look_and_tell)
@@ -202,6 +205,13 @@ def _run_child(
         wait_for_turn=wait,
     )
     run_child(plan, slot)
+
+
+def _claim(shape: Shape) -> socket.socket | None:
+    """Take what its health is shown by; what cannot be had is an error at the start."""
+    if shape.health_file:
+        health.claim(Path(shape.health_file))
+    return endpoint.bind(shape.health) if shape.health else None
 
 
 def _looker(board: Board, shape: Shape, listener: socket.socket | None) -> Callable[[], None]:

@@ -111,6 +111,8 @@ class Family:
 
     def wake_node(self) -> None:
         """Make the node look at the board now."""
+        if self._node_fd < 0:  # its successor will look
+            return
         try:
             os.write(self._node_fd, b"g")
         except (BlockingIOError, BrokenPipeError):

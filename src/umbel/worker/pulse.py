@@ -43,9 +43,13 @@ class Pulse:
                 self._slot.busy_since = now
             self._idle_since = self._slot.idle_since = 0.0
 
-    def down(self, since: float) -> None:
-        """Say since when the broker does not answer; 0 = it does."""
-        self._slot.down_since = since
+    def down(self, since: float, why: str) -> None:
+        """Say since when a server does not answer."""
+        self._slot.trouble.begin(since, why)
+
+    def up(self) -> None:
+        """Say that all servers answer."""
+        self._slot.trouble.end()
 
     def worn(self) -> None:
         """Ask for a successor."""

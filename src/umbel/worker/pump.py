@@ -67,16 +67,25 @@ _monotonic = SYSTEM_CLOCK.monotonic
 
 def _shown(delivery: Delivery) -> str:
     message = delivery.message
-    return f"{message.headers.get('task')!s:.127}[{message.id:.255}]"
+    return _printable(f"{message.headers.get('task')!s:.127}[{message.id:.255}]")
+
+
+def _printable(text: str) -> str:
+    """Return what any log can take, of a text that may have lone surrogates."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _tell_of_death(effects: Effects) -> None:
     if effects.delivery is not None:
         logger.error(
-            "%s goes to the dead letters: %.1000s", _shown(effects.delivery), effects.reason
+            "%s goes to the dead letters: %.1000s",
+            _shown(effects.delivery),
+            _printable(effects.reason),
         )
     elif effects.acknowledged is not None:
-        logger.error("%s has failed: %.1000s", _shown(effects.acknowledged), effects.reason)
+        logger.error(
+            "%s has failed: %.1000s", _shown(effects.acknowledged), _printable(effects.reason)
+        )
 
 
 def _tell_published(batch: Sequence[Effects], report: CommitReport) -> None:
@@ -511,9 +520,8 @@ class Pump:
     def _outage(self, error: TransportError) -> None:
         if self._outage_since is None:
             self._outage_since = _monotonic()
-            self._parts.pulse.down(self._outage_since)
+            self._parts.pulse.down(self._outage_since, str(error))
             telemetry.emit("connection.lost", error=error)
-            logger.error("The broker does not answer, trying again: %s", error)
         self._failures += 1
         pause = backoff.exponential(self._failures, RECONNECT, maximum=RECONNECT_MOST)
         if self._stop_by is not None:
@@ -523,10 +531,9 @@ class Pump:
     def _answered(self) -> None:
         if self._outage_since is not None:
             seconds = _monotonic() - self._outage_since
-            logger.warning("The broker answers again after %.1f s", seconds)
             telemetry.emit("connection.restored", seconds=seconds)
             self._outage_since, self._failures = None, 0
-            self._parts.pulse.down(0.0)
+            self._parts.pulse.up()
 
     def _finished(self) -> bool:
         if not self._parts.parent_lives():

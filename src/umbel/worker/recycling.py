@@ -73,7 +73,7 @@ class Allowance:
     def use(self, tasks: int) -> None:
         """Count tasks that are handed over; negative when some come back unbegun."""
         self.left -= tasks
-        if not self.left:
+        if self.left <= 0:
             self.why = "it ran as many tasks as it may"
 
     def look(self, now: float) -> None:

@@ -98,6 +98,10 @@ class _State:
     stopping: int = 0
     restarting: bool = False
     kill_at: float = 0.0
+    #: When the node was started, how often it died soon after that, when to start another.
+    node_started: float = 0.0
+    node_deaths: int = 0
+    node_after: float = 0.0
 
 
 class Supervisor:
@@ -117,8 +121,8 @@ class Supervisor:
     def run(self) -> int:
         """Supervise until told to stop; return the exit code, or RESTART."""
         self._install_signals()
-        self._family.start_node()
         while not self._over():
+            self._start_node()
             self._scale()
             self._replace()
             self._start_missing()
@@ -296,13 +300,23 @@ class Supervisor:
         logger.error("Process %d %s while running %s", child.pid, how_it_ended(code), what)
 
     def _node_died(self) -> None:
-        family = self._family
+        family, state, now = self._family, self._state, _monotonic()
         family.let_node_end()
+        node_pid, family.node_pid = family.node_pid, 0
         if self._over():
-            family.node_pid = 0
             return
-        logger.error("The node process %d died; starting another", family.node_pid)
-        family.start_node()
+        logger.error("The node process %d died; starting another", node_pid)
+        lived = now - state.node_started
+        state.node_deaths = 1 if lived > NODE_PATIENCE else state.node_deaths + 1
+        pause = backoff.exponential(state.node_deaths - 1, 0.1, maximum=30.0, jitter=False)
+        state.node_after = now + (pause if state.node_deaths > 1 else 0.0)
+
+    def _start_node(self) -> None:
+        """Start the node if there is none, and the time has come."""
+        now = _monotonic()
+        if not self._family.node_pid and now >= self._state.node_after:
+            self._state.node_started = now
+            self._family.start_node()
 
     def _end_overdue(self) -> None:
         now = _monotonic()

@@ -182,7 +182,10 @@ class Link:
             self._read(None)
             return False
         poll = select.poll()
-        poll.register(self._socket, select.POLLIN)
+        try:
+            poll.register(self._socket, select.POLLIN)
+        except ValueError as error:  # who sent through it found it broken, and has closed it
+            raise ConnectionLost("lost the connection to Redis") from error
         poll.register(waker.ear, select.POLLIN)
         ready = {descriptor for descriptor, _ in poll.poll(seconds * 1000.0)}
         if self._socket.fileno() in ready:
