@@ -5,7 +5,6 @@ from pathlib import Path
 
 from bench.figures import Case, Metric, Target
 from bench.processes import MeasureError, Process, proportional_memory
-from bench.redis_systems import CELERY, UMBEL
 from bench.session import LOOK, Stage
 from bench.systems import System
 
@@ -71,7 +70,7 @@ CASE = Case(
         Metric("sockets", "TCP connections"),
         Metric("processes", "processes"),
     ),
-    systems=("umbel", UMBEL.name, CELERY.name),
+    systems=("umbel",),
     measure=measure,
     targets=(Target("ready", most=600.0),),
 )

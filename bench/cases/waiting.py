@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from bench.figures import Case, Metric, Target
-from bench.redis_systems import CELERY_AS_IT_IS, UMBEL
 from bench.session import Stage
 from bench.systems import QUEUES, System
 
@@ -32,7 +31,7 @@ CASE = Case(
         Metric("rate", "tasks/s", compared=True),
         Metric("share", "% of what is possible", 1),
     ),
-    systems=(*QUEUES, UMBEL.name, CELERY_AS_IT_IS.name),
+    systems=QUEUES,
     measure=measure,
     targets=(Target("share", least=97.0),),
 )

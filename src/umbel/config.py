@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from umbel.exceptions import ImproperlyConfigured
 from umbel.serializers import warn_of_pickle
@@ -33,6 +33,7 @@ from umbel.settings.sources import (
     parsed,
     running_line,
     setting_named,
+    unknown,
 )
 from umbel.settings.table import NAMES, TABLE, Settings
 
@@ -101,6 +102,12 @@ class Config(Settings):
     def value_of(self, name: str) -> Any:
         """Return the effective value of the setting of exactly this name."""
         return (self.snapshot or self._load()).values[name]
+
+    if not TYPE_CHECKING:  # for type checkers there are the settings, and nothing else
+
+        def __getattr__(self, name: str) -> NoReturn:
+            """Say what was meant; called only for what is no attribute."""
+            raise AttributeError(unknown(name))
 
     def __getitem__(self, name: str) -> Any:
         """Return a setting by any of its names."""

@@ -128,7 +128,18 @@ def test_a_number_that_another_program_has_by_now_is_stale(project: Project) -> 
         (("--pidfile", "/proc/no/w.pid"), 73, "umbel: --pidfile /proc/no/w.pid: No such file"),
         (("--logfile", "/proc/no/log"), 1, "umbel: --logfile /proc/no/log: No such file"),
         (("--health", "nowhere:x"), 1, "umbel: --health nowhere:x: "),
-        (("--uid", "nobody-at-all"), 2, "umbel: --uid, --gid: "),
+        (("--health", "/proc/no/socket"), 1, "umbel: --health /proc/no/socket: No such file"),
+        (("--health-file", "/proc/no/file"), 1, "umbel: --health-file /proc/no/file: No such file"),
+        (("--uid", "nobody-at-all"), 2, "umbel: --uid, --gid: there is no 'nobody-at-all'"),
+        (("-n", ""), 2, "umbel: invalid value for '-n' / '--hostname': expected a name"),
+        (
+            ("-c", "x"),
+            2,
+            "umbel: invalid value for '-c' / '--concurrency': 'x' is not a valid whole",
+        ),
+        (("--", "taks_serializer=json"), 2, "umbel: there is no setting 'taks_serializer'; did"),
+        (("--", "worker_concurrency=x"), 2, "umbel: worker_concurrency: expected a whole number"),
+        (("x",), 2, "umbel: expected SETTING=VALUE at the end, got 'x'"),
         (("--umask", "9"), 2, "umbel: --umask: expected octal digits"),
     ],
 )
@@ -139,6 +150,14 @@ def test_wrong_options_are_one_line(
     assert done.returncode == code
     assert done.stderr.startswith(line)
     assert done.stderr.count("\n") == 1
+
+
+def test_settings_may_stand_at_the_end_of_the_command(project: Project) -> None:
+    settings = ("--", "worker_log_format=json", "worker.pool=threads", ".concurrency=3")
+    with project.worker("worker", "-A", "tasks", "-l", "info", *settings) as worker:
+        assert "concurrency:   3 (threads)" in worker.log.read_text()
+        project.out("-A", "tasks", "call", "tasks.where")
+        wait_for(worker.log, '"task_name": "tasks.where"')
 
 
 def test_options_of_what_does_not_exist_are_explained_once(project: Project) -> None:
@@ -164,7 +183,20 @@ def test_hup_starts_it_anew_with_the_program_as_it_is_by_then(project: Project, 
         assert project.out("-A", "tasks", "result", "-w", nap) == "1.0"
         assert run(project) == "new"
         assert int((project.folder / "w").read_text()) == worker.pid
+        assert "???" not in worker.log.read_text()  # what it says itself is no task's line
     assert path.read_text() == "began\n"
+
+
+def test_a_signal_that_comes_while_it_starts_anew_does_not_end_it(project: Project) -> None:
+    with project.worker("worker", "-A", "tasks", "-c", "1") as worker:
+        os.kill(worker.pid, signal.SIGHUP)
+
+        def signal_until_ready() -> bool:
+            os.kill(worker.pid, signal.SIGUSR1)
+            return text_of(worker.log).count(" ready.") >= 2
+
+        wait_until(signal_until_ready, timeout=20, why=lambda: text_of(worker.log))
+        assert run(project)
 
 
 def test_usr1_shows_what_every_thread_does_and_usr2_nothing(project: Project) -> None:
@@ -346,3 +378,11 @@ def test_a_hard_limit_in_threads_takes_the_process_and_spares_the_others(project
         assert project.out("-A", "tasks", "result", "-w", innocent) == "2.0"
     assert began[0].read_text() == "began\n" * 2
     assert began[1].read_text() == "began\n"
+
+
+def test_solo_says_what_it_cannot_do(project: Project) -> None:
+    options = ("-P", "solo", "--max-tasks-per-child", "5")
+    with project.worker("worker", "-A", "tasks", *options) as worker:
+        log = worker.log.read_text()
+    assert "worker_max_tasks_per_child has no effect in the pool solo" in log
+    assert "time_limit of synchronous tasks has no effect in the pool solo" in log

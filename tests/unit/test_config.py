@@ -92,6 +92,8 @@ def test_a_misspelt_name_is_an_error_with_a_suggestion(conf: Config, name: str) 
         conf.update({name: True})
     with pytest.raises(ImproperlyConfigured, match=message):
         conf[name]
+    with pytest.raises(AttributeError, match=message):
+        getattr(conf, name)
     assert conf.get(name, "nothing") == "nothing"
 
 

@@ -326,3 +326,21 @@ def test_a_group_is_saved_and_found_again(app: Umbel, store: ResultStore) -> Non
         assert found == saved
     saved.delete()
     assert app.GroupResult.restore("outer") is None
+
+
+def test_what_is_no_result_is_refused_where_it_is_given(app: Umbel) -> None:
+    wrong: Any = "a"
+    with pytest.raises(TypeError, match="expected results of tasks or groups, got 'a'"):
+        ResultSet([wrong], app=app)
+    with pytest.raises(TypeError, match="expected results of tasks or groups, got 'a'"):
+        ResultSet[Any](app=app).add(wrong)
+
+
+def test_a_timeout_is_a_number(group: GroupResult[str]) -> None:
+    wrong: Any = "5"
+    message = "timeout: expected a number of seconds or None, got '5'"
+    for wait in (group.get, group.join, group.results[0].get):
+        with pytest.raises(TypeError, match=message):
+            wait(timeout=wrong)
+    with pytest.raises(TypeError, match=message):
+        asyncio.run(group.aget(timeout=wrong))

@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 from umbel.bridge.process import call_after_fork
 from umbel.bridge.results import ResultBridge
-from umbel.bridge.waiters import Arrival, Passive, late
+from umbel.bridge.waiters import Arrival, Passive, late, seconds
 from umbel.exceptions import MessageTooLarge, PublishError
 from umbel.message import Message
 
@@ -180,7 +180,7 @@ class _Coroutine(Passive):
         self._loop_bell.enter(self)
         self._timeout = timeout
         if timeout is not None:
-            self._timer = self._loop_bell.loop.call_later(timeout, self._expire)
+            self._timer = self._loop_bell.loop.call_later(seconds(timeout), self._expire)
 
     def leave(self) -> None:
         if self._timer is not None:

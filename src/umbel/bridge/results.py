@@ -42,7 +42,7 @@ from typing import Any
 
 from umbel import backoff
 from umbel.bridge.process import call_after_fork, call_at_exit
-from umbel.bridge.waiters import Arrival, Bell, Passive, Sleeper, Waiter, late
+from umbel.bridge.waiters import Arrival, Bell, Passive, Sleeper, Waiter, late, seconds
 from umbel.clock import SYSTEM_CLOCK, Clock
 from umbel.exceptions import BackendError, ConnectionLost, UmbelError
 from umbel.servers.seams import ResultStore, Watch
@@ -167,7 +167,7 @@ class ResultBridge:
                 raise
 
     def _deadline(self, timeout: float | None) -> float | None:
-        return None if timeout is None else self._monotonic() + timeout
+        return None if timeout is None else self._monotonic() + seconds(timeout)
 
     def enter(self, *waiters: Sleeper | Passive) -> None:
         """Follow their tasks from now on, until each is final or they leave."""

@@ -20,6 +20,13 @@ class Bell(Protocol):
         """Tell them, perhaps once too often. Any thread; must neither block, raise nor wait."""
 
 
+def seconds(timeout: float) -> float:
+    """Return a timeout that a user gave, if it is one."""
+    if not isinstance(timeout, (int, float)):
+        raise TypeError(f"timeout: expected a number of seconds or None, got {timeout!r}")
+    return timeout
+
+
 class Waiter:
     """One wait for some tasks. Its fields belong to the bridge's mutex."""
 

@@ -10,6 +10,7 @@ import click
 
 from umbel.app import Umbel
 from umbel.cli.given import given, open_app, shared_options
+from umbel.cli.numbers import Number
 from umbel.spelling import suggestion
 
 
@@ -50,7 +51,7 @@ def _seconds_or_moment(
 @click.option("-a", "--args", callback=_json, help="Arguments, as a JSON list.")
 @click.option("-k", "--kwargs", callback=_json, help="Arguments by name, as a JSON object.")
 @click.option("--eta", callback=_moment, help="When it shall run, as ISO 8601.")
-@click.option("--countdown", type=float, help="In how many seconds it shall run.")
+@click.option("--countdown", type=Number(), help="In how many seconds it shall run.")
 @click.option(
     "--expires", callback=_seconds_or_moment, help="When it shall run no more: seconds or ISO 8601."
 )

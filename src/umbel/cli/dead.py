@@ -17,6 +17,7 @@ from umbel.cli.asking import agree
 from umbel.cli.given import given, open_app, shared_options
 from umbel.cli.moments import moment
 from umbel.cli.names import names
+from umbel.cli.numbers import Whole
 from umbel.cli.texts import table
 from umbel.clock import SYSTEM_CLOCK
 from umbel.control.letters import Wanted, drop, find_letters, requeue, task_of
@@ -60,7 +61,7 @@ def command() -> None:
 @shared_options
 @_filters
 @click.argument("ids", nargs=-1)
-@click.option("--limit", type=click.IntRange(min=1), help="At most so many, the oldest.")
+@click.option("--limit", type=Whole(min=1), help="At most so many, the oldest.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def list_command(ctx: click.Context, /, *, limit: int | None, as_json: bool, **wanted: Any) -> None:

@@ -27,6 +27,7 @@ from umbel.canvas import group
 from umbel.cli.demo_report import Report, print_report, shown_progress
 from umbel.cli.demo_tasks import Analysis, analyse, app
 from umbel.cli.given import given, output_options
+from umbel.cli.numbers import Whole
 from umbel.clock import SYSTEM_CLOCK
 from umbel.exceptions import TimeoutError as ResultTimeout
 from umbel.result import AsyncResult, ResultSet
@@ -42,11 +43,11 @@ _NOT_MODULES = frozenset(("__pycache__", "test", "tests", "idle_test", "site-pac
 
 @click.command("demo", short_help="Analyse Python's standard library with tasks.")
 @output_options
-@click.option("--modules", type=click.IntRange(min=1), help="Analyse only this many modules.")
+@click.option("--modules", type=Whole(min=1), help="Analyse only this many modules.")
 @click.option(
     "-c",
     "--concurrency",
-    type=click.IntRange(min=1),
+    type=Whole(min=1),
     help="Worker processes; otherwise one for each CPU, at least two.",
 )
 @click.pass_context

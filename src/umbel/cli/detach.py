@@ -79,7 +79,9 @@ def become_user(uid: str | int | None, gid: str | int | None) -> None:
         if user is not None:
             os.setuid(user.pw_uid)
     except KeyError as error:
-        raise click.UsageError(f"--uid, --gid: {error.args[0]}") from error
+        raise click.UsageError(
+            f"--uid, --gid: there is no {error.args[0].rpartition(' ')[2]}"
+        ) from error
     except OSError as error:
         raise click.ClickException(f"--uid, --gid: {error.strerror}; only root may") from error
 

@@ -94,7 +94,9 @@ def _handler(logfile: str | None) -> logging.Handler:
     if not logfile:
         return logging.StreamHandler(sys.stderr)
     try:
-        return WatchedFileHandler(logfile)  # goes on in a new file when the old one is rotated
+        return WatchedFileHandler(
+            logfile, errors="backslashreplace"
+        )  # goes on in a new file when the old one is rotated
     except OSError as error:
         raise click.ClickException(f"--logfile {logfile}: {error.strerror}") from error
 

@@ -10,6 +10,7 @@ import click
 
 from umbel.app import Umbel
 from umbel.cli.given import given, open_app, shared_options
+from umbel.cli.numbers import Number
 from umbel.exceptions import TimeoutError as ResultTimeout
 from umbel.result import AsyncResult
 from umbel.spelling import suggestion
@@ -21,7 +22,7 @@ from umbel.spelling import suggestion
 @click.option("--traceback", "with_traceback", is_flag=True, help="Show the task's traceback.")
 @click.option("-t", "--task", "name", help="The task's name, if it has a result store of its own.")
 @click.option("-w", "--wait", is_flag=True, help="Wait until the task is ready.")
-@click.option("--timeout", type=click.FloatRange(min=0), help="Wait at most this many seconds.")
+@click.option("--timeout", type=Number(min=0), help="Wait at most this many seconds.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def command(ctx: click.Context, /, *, task_id: str, as_json: bool, **options: Any) -> int:

@@ -137,17 +137,17 @@ def _run(
             held.close()
             if restarting:
                 _start_over(began_in)
-            click.echo(f"{worker.node} stopped.")
+            _say(f"{worker.node} stopped.")
 
         code = worker.run(lambda: _announce(worker), end)
         signals.worker_shutdown.send(worker)
         if code != RESTART:
-            click.echo(f"{worker.node} stopped.")
+            _say(f"{worker.node} stopped.")
         return code
 
 
 def _announce(worker: Worker) -> None:
-    _say_ready(worker.node)
+    _say(f"{worker.node} ready.")
     signals.worker_ready.send(worker)
     _tell_of_the_end(worker)
 
@@ -271,8 +271,9 @@ def _tell_of_the_end(worker: Worker) -> None:
         signal.signal(signum, wrapped(signal.getsignal(signum)))
 
 
-def _say_ready(node: str) -> None:
-    click.echo(f"{node} ready.")
+def _say(text: str) -> None:
+    """Tell the operator, though what tasks print goes to the log by now."""
+    click.echo(text, file=sys.__stdout__)
 
 
 def _reach_broker(app: Umbel, queues: Sequence[str], *, purge: bool) -> None:
@@ -317,6 +318,9 @@ def _supervise_anew(shape: Shape) -> NoReturn:
 def _start_over(folder: Path) -> NoReturn:
     """Replace this program by itself, begun in this folder."""
     os.chdir(folder)
+    if threading.current_thread() is threading.main_thread():
+        for signum in (signal.SIGHUP, signal.SIGUSR1):  # until it handles them, they would end it
+            signal.signal(signum, signal.SIG_IGN)
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 -- ourselves, again
@@ -343,7 +347,7 @@ def _supervise_only(given: Given, asked: Asked, shape: Shape) -> int:
     with ExitStack() as held:
         if conf.worker_pidfile:
             held.enter_context(pidfile(Path(conf.worker_pidfile)))
-        code = supervise(shape, make_worker_here, lambda: _say_ready(shape.node))
+        code = supervise(shape, make_worker_here, lambda: _say(f"{shape.node} ready."))
     if code != RESTART:
-        click.echo(f"{shape.node} stopped.")
+        _say(f"{shape.node} stopped.")
     return code

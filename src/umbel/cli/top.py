@@ -23,6 +23,7 @@ from rich.text import Text
 
 from umbel.app import Umbel
 from umbel.cli.given import given, open_app, shared_options
+from umbel.cli.numbers import Number
 from umbel.cli.queues import HEADS, row, see_queues
 from umbel.clock import SYSTEM_CLOCK
 from umbel.control.nodes import WorkerNode, living_nodes
@@ -42,7 +43,7 @@ WIDTH = 160
 @click.option(
     "-i",
     "--interval",
-    type=click.FloatRange(min=0.1),
+    type=Number(min=0.1),
     default=1.0,
     show_default=True,
     help="Seconds between two looks.",

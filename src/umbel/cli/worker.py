@@ -10,8 +10,12 @@ import click
 from umbel.cli.given import given, shared_options
 from umbel.cli.logs import level_named
 from umbel.cli.names import names
+from umbel.cli.numbers import Number, Whole
 from umbel.cli.running import Asked, run_worker
 from umbel.cli.unneeded import explanations, unneeded_options
+from umbel.exceptions import ImproperlyConfigured
+from umbel.settings.sources import setting_named
+from umbel.settings.table import TABLE
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -26,6 +30,27 @@ def _level(_ctx: click.Context, _parameter: click.Parameter, value: str) -> int:
     except ValueError:
         expected = "DEBUG, INFO, WARNING, ERROR, CRITICAL or a number"
         raise click.BadParameter(f"expected {expected}, got {value!r}") from None
+
+
+def _node(_ctx: click.Context, _parameter: click.Parameter, value: str) -> str:
+    if not value.partition("@")[0]:
+        raise click.BadParameter(f"expected a name such as shop@%h, got {value!r}")
+    return value
+
+
+def _settings(ctx: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> None:
+    """Keep what is given as ``setting=value``; Celery writes ``section.setting=value``."""
+    for each in values:
+        name, equals, text = each.partition("=")
+        if not equals:
+            raise click.UsageError(f"expected SETTING=VALUE at the end, got {each!r}", ctx)
+        name = f"worker{name}" if name.startswith(".") else name
+        try:
+            row = TABLE[setting_named(name.replace(".", "_"))]
+            value = row.parse_text(text, "the command line")
+        except ImproperlyConfigured as error:
+            raise click.UsageError(str(error), ctx) from error
+        ctx.meta.setdefault(_SETTINGS, {}).setdefault(row.name, value)
 
 
 def _pool(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
@@ -85,6 +110,7 @@ def level_option(default: str, more: str = "") -> Callable[[F], F]:
     "--hostname",
     "node",
     default="umbel@%h",
+    callback=_node,
     show_default=True,
     help="The node's name; %h = host with domain, %n = host, %d = domain.",
 )
@@ -100,7 +126,7 @@ def level_option(default: str, more: str = "") -> Callable[[F], F]:
 @click.option(
     "-c",
     "--concurrency",
-    type=click.IntRange(min=1),
+    type=Whole(min=1),
     help="Processes or threads that run tasks; otherwise as many as there are CPUs.",
 )
 @click.option("-P", "--pool", callback=_pool, metavar="|".join(_POOLS), help="How tasks run.")
@@ -114,13 +140,13 @@ def level_option(default: str, more: str = "") -> Callable[[F], F]:
 )
 @_setting(
     "--max-tasks-per-child",
-    type=click.IntRange(min=0),
+    type=Whole(min=0),
     metavar="N",
     help="Replace a process by a fresh one after so many tasks; 0 = never.",
 )
 @_setting(
     "--max-memory-per-child",
-    type=click.IntRange(min=0),
+    type=Whole(min=0),
     metavar="KIB",
     help="Replace a process that uses more memory; 0 = never.",
 )
@@ -133,14 +159,14 @@ def level_option(default: str, more: str = "") -> Callable[[F], F]:
 @_setting(
     "--time-limit",
     setting="task_time_limit",
-    type=click.FloatRange(min=0),
+    type=Number(min=0),
     metavar="SECONDS",
     help="End the process of a task that runs longer.",
 )
 @_setting(
     "--soft-time-limit",
     setting="task_soft_time_limit",
-    type=click.FloatRange(min=0),
+    type=Number(min=0),
     metavar="SECONDS",
     help="Raise SoftTimeLimitExceeded in a task that runs longer.",
 )
@@ -175,6 +201,9 @@ def level_option(default: str, more: str = "") -> Callable[[F], F]:
     help="With --beat: a source of further entries.",
 )
 @unneeded_options
+@click.argument(
+    "settings", nargs=-1, metavar="[-- SETTING=VALUE...]", expose_value=False, callback=_settings
+)
 @click.pass_context
 def command(ctx: click.Context, /, **options: Any) -> int:
     """Run the tasks of an application until TERM or Ctrl-C.

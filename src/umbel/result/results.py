@@ -212,6 +212,7 @@ class ResultSet(ResultBase, Generic[R_co]):
     ) -> None:
         super().__init__(app, parent)
         self.results = list(results)
+        _check(self.results)
 
     # --- waiting
 
@@ -394,6 +395,7 @@ class ResultSet(ResultBase, Generic[R_co]):
     def update(self, results: Iterable[AsyncResult[Any]]) -> None:
         """Add results that are not there."""
         self.results = list(dict.fromkeys((*self.results, *results)))
+        _check(self.results)
 
     def remove(self, result: AsyncResult[Any] | str) -> None:
         """Remove a result; raises KeyError."""
@@ -518,6 +520,14 @@ class GroupResults:
     def restore(self, group_id: str) -> GroupResult[Any] | None:
         """Return the group that was saved under this id; None if there is none."""
         return GroupResult.restore(group_id, app=self._app)
+
+
+def _check(results: Iterable[object]) -> None:
+    for each in results:
+        if not isinstance(each, ResultBase):
+            raise TypeError(
+                f"expected results of tasks or groups, got {each!r}; AsyncResult(id) is one"
+            )
 
 
 def _nothing(_: BaseException) -> None:

@@ -39,10 +39,11 @@ def setting_named(name: str) -> str:
     """Return the name of the setting known by this name; raises ImproperlyConfigured."""
     if name in NAMES:
         return NAMES[name]
-    raise ImproperlyConfigured(_unknown(name))
+    raise ImproperlyConfigured(unknown(name))
 
 
-def _unknown(name: str, source: str = "") -> str:
+def unknown(name: str, source: str = "") -> str:
+    """Return what is said of a name that is no setting's."""
     hint = suggestion(name.lower(), TABLE)
     return f"there is no setting {name!r}{hint}" + (f" (from {source})" if source else "")
 
@@ -55,7 +56,7 @@ def parsed(items: Iterable[tuple[str, Any]], source: str, *, line: str = "") -> 
     found: dict[str, Value] = {}
     for given, value in sorted(items, key=lambda item: item[0] in TABLE):
         if given not in NAMES:
-            raise ImproperlyConfigured(_unknown(given, source))
+            raise ImproperlyConfigured(unknown(given, source))
         row = TABLE[NAMES[given]]
         found[row.name] = Value(row.parse(value, source), source + line)
     return found
@@ -124,7 +125,7 @@ def from_environment(environ: Mapping[str, str]) -> dict[str, Value]:
         if name in TABLE:
             found[name] = _read(name, variable, environ)
         elif suggestion(name, TABLE, _SIMILAR):
-            raise ImproperlyConfigured(_unknown(name, f"the variable {variable}"))
+            raise ImproperlyConfigured(unknown(name, f"the variable {variable}"))
     return found
 
 

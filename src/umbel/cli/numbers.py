@@ -1,0 +1,20 @@
+"""Numbers on the command line; errors call them what people do."""
+
+from __future__ import annotations
+
+import click
+
+
+class Whole(click.IntRange):
+    """A whole number within bounds."""
+
+    name = "whole number"
+
+
+class Number(click.FloatRange):
+    """A number within bounds."""
+
+    name = "number"
+
+
+__all__ = ["Number", "Whole"]
