@@ -134,6 +134,22 @@ class Session:
         finally:
             worker.end()
 
+    @contextlib.contextmanager
+    def beside(self, name: str, *argv: str, **environment: str) -> Generator[Process]:
+        """Run another program of the system as long as the block lasts."""
+        self._environment.update(environment)
+        scripts = str(Path(self._python).parent)
+        process = Process(self._command(name, *(each.replace(SCRIPTS, scripts) for each in argv)))
+        try:
+            yield process
+        finally:
+            process.end()
+
+    @property
+    def broker(self) -> str:
+        """The URL of what is measured."""
+        return self._environment.get(apps.URL) or f"sqlite:///{self._environment[apps.FILE]}"
+
     def drain(self, count: int, worker: Process, *, within: float) -> Spent:
         """Wait until so many tasks have run and their results are stored; say what it took."""
         deadline = time.monotonic() + within

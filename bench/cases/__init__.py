@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bench.cases import (
     backlog,
+    beat,
     coroutines,
     drain,
     enqueue,
@@ -33,5 +34,6 @@ CASES = (
     mixed.CASE,
     recycling.CASE,
     recovery.CASE,
+    beat.CASE,
     *on_redis.CASES,
 )

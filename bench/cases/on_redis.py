@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bench.cases import backlog, drain, enqueue, footprint, latency, payloads
+from bench.cases import backlog, beat, drain, enqueue, footprint, latency, payloads
 from bench.figures import Case, Target
 from bench.redis_systems import ON_REDIS, UMBEL
 
@@ -57,5 +57,6 @@ CASES = (
             for what in ("one", "bulk", "drain")
         ),
     ),
+    _on_redis(beat.CASE, (UMBEL.name,), *beat.CASE.targets),
     _on_redis(footprint.CASE, QUEUES, Target("child", most=18.0), Target("idle", most=1.0)),
 )

@@ -137,7 +137,8 @@ def test_a_leader_that_is_stopped_while_it_sends_sends_nothing_when_it_wakes(
     broker: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     # Given a leader that is stopped between its look at the lease and the step that sends
-    project = project_on(broker, tmp_path, request, TASKS)
+    tasks = TASKS.replace('"schedule": 0.2', '"schedule": 0.2, "missed": "all"')
+    project = project_on(broker, tmp_path, request, tasks)
     project.environment["UMBEL_BEAT_LEASE"] = "1"
     environment = {**os.environ, **project.environment}
     command = [sys.executable, "-c", STOPS]
