@@ -29,6 +29,28 @@ BARE = System(
     runs=False,
     on_redis=True,
 )
+CELERY = System(
+    "celery",
+    "bench.apps.celery_app",
+    (
+        *("-m", "celery", "-A", "bench.apps.celery_app", "worker", "-l", "WARNING"),
+        *("-c", PROCESSES, "--without-gossip", "--without-mingle", "--without-heartbeat"),
+    ),
+    pace=800,
+    promise="late; a lost worker's tasks after an hour; result and end in two steps",
+    package="celery",
+    version="5.7.0",
+    requires="celery[redis]==5.7.0",
+    on_redis=True,
+)
+#: For what depends on how it is set up.
+CELERY_AS_IT_IS = replace(
+    CELERY,
+    name="celery, defaults",
+    worker=CELERY.worker[:-3],
+    promise="early: a lost worker's tasks are gone",
+    environment={"BENCH_DEFAULTS": "1"},
+)
 ON_REDIS = (
     UMBEL,
     BARE,
@@ -40,20 +62,7 @@ ON_REDIS = (
         environment={"BENCH_CALL": "1"},
         runs=True,
     ),
-    System(
-        "celery",
-        "bench.apps.celery_app",
-        (
-            *("-m", "celery", "-A", "bench.apps.celery_app", "worker", "-l", "WARNING"),
-            *("-c", PROCESSES, "--without-gossip", "--without-mingle", "--without-heartbeat"),
-        ),
-        pace=800,
-        promise="late; a lost worker's tasks after an hour; result and end in two steps",
-        package="celery",
-        version="5.7.0",
-        requires="celery[redis]==5.7.0",
-        on_redis=True,
-    ),
+    CELERY,
     System(
         "dramatiq",
         "bench.apps.dramatiq_app",

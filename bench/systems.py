@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from bench.redis_systems import ON_REDIS
+from bench.redis_systems import CELERY_AS_IT_IS, ON_REDIS
 from bench.system import PROCESSES, SCRIPTS, System
 
 BARE = ("-m", "bench.bare_sqlite", PROCESSES)
@@ -128,7 +128,7 @@ THREADS = System(
     version="2.1.0",
     coroutines=True,
 )
-SYSTEMS = (*USUAL, THREADS, *ON_REDIS)
+SYSTEMS = (*USUAL, THREADS, *ON_REDIS, CELERY_AS_IT_IS)
 
 #: Those that run tasks and store their results.
 QUEUES = tuple(system.name for system in USUAL if system.runs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,11 +12,9 @@ from bench import apps
 from bench.tasks import TASKS
 
 app: Any = Celery("bench", broker=apps.url(), backend=apps.url())
-app.conf.update(
-    task_acks_late=True,
-    worker_prefetch_multiplier=64,
-    broker_connection_retry_on_startup=True,
-)
+app.conf.broker_connection_retry_on_startup = True
+if os.environ.get("BENCH_DEFAULTS") != "1":
+    app.conf.update(task_acks_late=True, worker_prefetch_multiplier=64)
 registered = {name: app.task(name=name)(function) for name, function in TASKS.items()}
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from bench.figures import Case, Metric, Target
 from bench.processes import MeasureError, Process, proportional_memory
+from bench.redis_systems import CELERY, UMBEL
 from bench.session import LOOK, Stage
 from bench.systems import System
 
@@ -70,7 +71,7 @@ CASE = Case(
         Metric("sockets", "TCP connections"),
         Metric("processes", "processes"),
     ),
-    systems=("umbel",),
+    systems=("umbel", UMBEL.name, CELERY.name),
     measure=measure,
     targets=(Target("ready", most=600.0),),
 )

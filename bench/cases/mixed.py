@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from bench.figures import Case, Metric, Target, percentile
+from bench.redis_systems import CELERY_AS_IT_IS, UMBEL
 from bench.session import Stage
 from bench.systems import QUEUES, System
 
@@ -38,7 +39,7 @@ CASE = Case(
         Metric("p99", "p99 ms", 1, compared=True),
         Metric("most", "longest ms", 1, compared=True),
     ),
-    systems=QUEUES,
+    systems=(*QUEUES, UMBEL.name, CELERY_AS_IT_IS.name),
     measure=measure,
     targets=(Target("most", most=500.0),),
 )

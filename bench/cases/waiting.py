@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from bench.figures import Case, Metric, Target
+from bench.redis_systems import CELERY_AS_IT_IS, UMBEL
 from bench.session import Stage
 from bench.systems import QUEUES, System
 
@@ -31,7 +32,7 @@ CASE = Case(
         Metric("rate", "tasks/s", compared=True),
         Metric("share", "% of what is possible", 1),
     ),
-    systems=QUEUES,
+    systems=(*QUEUES, UMBEL.name, CELERY_AS_IT_IS.name),
     measure=measure,
     targets=(Target("share", least=97.0),),
 )

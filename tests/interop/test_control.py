@@ -19,6 +19,7 @@ from umbel.exceptions import TaskRevokedError
 from umbel.wire.control import EXCHANGE
 
 celery: Any = import_module("celery")
+import_module("celery.exceptions")
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -34,6 +34,7 @@ from umbel.exceptions import TaskRevokedError
 from umbel.ids import new_id
 
 celery: Any = import_module("celery")
+import_module("celery.exceptions")
 
 pytestmark = pytest.mark.timeout(120)
 
