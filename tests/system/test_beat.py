@@ -183,6 +183,7 @@ def test_what_a_scheduler_cannot_be_is_said_in_one_line(
     for options, said in (
         (("beat", "-S", "django_celery_beat.schedulers:DatabaseScheduler"), "app.schedule.add"),
         (("beat", "-S", "nowhere:Source"), "cannot import 'nowhere:Source'"),
+        (("worker", "-B", "--scheduler", "nowhere:Source"), "cannot import 'nowhere:Source'"),
         (("schedule", "add", "a", "t", "whenever"), "expected 'every 30 s'"),
         (("schedule", "add", "a", "t", "every 1 s", "--args", "{"), "--args: expected JSON"),
         (("schedule", "pause", "oftn"), "no entry 'oftn'; did you mean 'often'?"),

@@ -64,9 +64,12 @@ class QueueLead:
                     [self._queue], consumer_id=new_id(), lease=60.0
                 )
             self._consumer.receive(1, 0.0)
-        except (TopologyConflict, ConnectionLost):
+        except TopologyConflict:
             self.leave()
             return None
+        except ConnectionLost:
+            self.leave()
+            raise
         return self._inner.take()
 
     def leave(self) -> None:

@@ -215,6 +215,8 @@ def _let_configure(app: Umbel, asked: Asked) -> None:
 
 def make_worker(app: Umbel, asked: Asked) -> Worker:
     """Make the worker that was asked for."""
+    if asked.beat:  # what is wrong with it is said once, not by each process
+        import_module("umbel.beat").source_of(app, app.conf.beat_scheduler)
     before, after = task_hooks(app.tasks)
     options = WorkerOptions(
         node=asked.node,

@@ -170,7 +170,7 @@ def explain(ctx: click.Context, /, *, name: str, count: int) -> None:
 
 
 def _app(ctx: click.Context) -> Umbel:
-    app = open_app(given(ctx))
+    app = open_app(given(ctx), required=True)  # its name is that of its schedule
     app.import_default_modules()
     return app
 

@@ -1,0 +1,36 @@
+"""A Celery worker runs what an umbel scheduler sends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.interop.fleet import PATIENCE, new_fleet, umbel_client, until
+from umbel.beat import scheduler_for
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.mark.parametrize("broker", ["redis", "rabbitmq"])
+def test_celery_runs_what_is_due(
+    broker: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    url, results = request.getfixturevalue(f"{broker}_url"), request.getfixturevalue("redis_url")
+    fleet = new_fleet(url, tmp_path, results=results)
+    with fleet.worker("celery", "-c", "1"), umbel_client(url, results) as app:
+        app.conf.beat_schedule = {
+            "sum": {"task": "fleet.add", "schedule": 0.2, "args": (1, 2), "overlap": "skip"},
+            "side": {"task": "fleet.who", "schedule": 0.2},
+        }
+        scheduler = scheduler_for(app, "beat")
+
+        def runs() -> dict[str, str]:
+            scheduler.turn()
+            states = {shown.entry.name: shown.state for shown in app.schedule.list()}
+            return {name: each.task_id for name, each in states.items() if each and each.runs > 1}
+
+        until(lambda: len(runs()) == 2)
+        ids = runs()
+        assert app.AsyncResult(ids["side"]).get(timeout=PATIENCE) == "celery"
+        assert app.AsyncResult(ids["sum"]).get(timeout=PATIENCE) == 3
