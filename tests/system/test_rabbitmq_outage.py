@@ -204,6 +204,22 @@ def test_results_that_come_while_the_caller_is_disconnected_are_not_lost(
     assert server.results.get(["task"]) == {"task": b"meta"}
 
 
+def test_missing_permissions_are_explained(node: Node, queue: str) -> None:
+    rabbitmqctl(node.environment, "add_user", "poor", "poor")
+    rabbitmqctl(node.environment, "set_permissions", "poor", "none", "none", "none")
+    poor = servers.open(node.url.replace("guest:guest", "poor:poor"))
+    deadline = SYSTEM_CLOCK.monotonic() + PATIENCE
+    for use in (
+        lambda: poor.transport.publish([Message(new_id(), b"", {}, queue)], deadline=deadline),
+        lambda: poor.transport.declare(Topology(queues=(Queue(new_id()),))),
+        lambda: consume(poor, queue).receive(1, timeout=PATIENCE),
+        lambda: poor.results.put([ResultRecord("t", b"", SUCCESS, reply_to=queue)]),
+    ):
+        with pytest.raises(TransportError, match=r"refused for user 'poor'; .*set_permissions"):
+            use()
+    poor.close()
+
+
 STRUCK = """
 import random, signal, sys, time
 from umbel import servers

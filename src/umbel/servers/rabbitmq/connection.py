@@ -40,24 +40,30 @@ from pika.exceptions import (
 )
 
 from umbel.clock import SYSTEM_CLOCK
-from umbel.exceptions import ConnectionLost, ImproperlyConfigured, TimeoutError  # noqa: A004 -- ours
+from umbel.exceptions import (
+    ConnectionLost,
+    ImproperlyConfigured,
+    TimeoutError,  # noqa: A004 -- ours
+    TransportError,
+)
 from umbel.servers.rabbitmq.address import Address
 
 #: Seconds in which a server answers that we leave; after that the socket is just closed.
 _FAREWELL = 1.0
 _HEADER_FRAME = struct.Struct(">BHIHxxQ")
+_ACCESS_REFUSED = 403
 _END = bytes((spec.FRAME_END,))
 
 _monotonic = SYSTEM_CLOCK.monotonic
 
 
-class Refused(Exception):  # noqa: N818 -- states what happened; never leaves this folder
+class Refused(TransportError):  # noqa: N818 -- states what happened
     """The server closed the channel over an order."""
 
     def __init__(self, code: int, text: str) -> None:
-        super().__init__(code, text)
+        super().__init__(_explained(code, text))
         self.code = code
-        self.text = text
+        self.text = self.args[0]
 
 
 class Raw(spec.BasicProperties):  # type: ignore[misc]  # pika has no types for mypy
@@ -291,7 +297,10 @@ class Connection:
     def _on_vital_closed(self, channel: Any, reason: Exception) -> None:
         self._on_channel_closed(channel, reason)
         if not isinstance(reason, ChannelClosedByClient):
-            self.trouble = self.trouble or ConnectionLost(f"{self.display_url}: {reason}")
+            text = str(reason)
+            if isinstance(reason, ChannelClosed):
+                text = _explained(reason.reply_code, reason.reply_text)
+            self.trouble = self.trouble or ConnectionLost(f"{self.display_url}: {text}")
 
     def _on_blocked(self, _connection: Any, method: Any) -> None:
         self.blocked = f": it takes nothing at present ({method.method.reason})"
@@ -311,6 +320,13 @@ def _after_fork_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def _explained(code: int, text: str) -> str:
+    """Return what the server says, and what can be done about missing permissions."""
+    if code != _ACCESS_REFUSED:
+        return text
+    return f"{text}; its administrator can permit it (rabbitmqctl set_permissions)"
 
 
 def _nothing() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -10,7 +11,10 @@ from umbel.exceptions import TopologyConflict, TransportError
 from umbel.servers.rabbitmq.connection import Connection, Refused
 from umbel.topology import Binding, Exchange, Queue, Topology
 
-_ACCESS_REFUSED, _NOT_FOUND, _LOCKED, _PRECONDITION_FAILED = 403, 404, 405, 406
+_NOT_FOUND, _LOCKED, _PRECONDITION_FAILED = 404, 405, 406
+#: How the server tells what differs.
+_UNLIKE = re.compile(r"inequivalent arg '([^']+)'.* received (.+) but current is (.+)")
+_VALUE = re.compile(r"'([^']*)'")
 
 
 class Control:
@@ -132,8 +136,22 @@ def _explaining(what: str) -> Generator[None]:
         yield
     except Refused as refused:
         if refused.code in (_PRECONDITION_FAILED, _LOCKED):
-            raise TopologyConflict(
-                f"{what} exists with other properties: {refused.text}. "
-                "Use another name, the same properties, or delete it"
-            ) from refused
+            raise TopologyConflict(_conflict(what, refused.text)) from refused
         raise TransportError(f"cannot declare {what}: {refused.text}") from refused
+
+
+def _conflict(what: str, text: str) -> str:
+    """Say what exists, what was asked for, and how to solve it."""
+    found = _UNLIKE.search(text)
+    if found is None:
+        return f"{what} cannot be used: {text}"
+    name, asked, current = found[1], _value(found[2]), _value(found[3])
+    return (
+        f"{what} exists with {name} = {current}, and was declared with {name} = {asked}: use the "
+        "same in every program, or another name, or delete what exists when it is empty"
+    )
+
+
+def _value(text: str) -> str:
+    found = _VALUE.search(text)
+    return found[1] if found else text
