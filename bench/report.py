@@ -30,7 +30,7 @@ rounds' ratios.
 Who is measured, and what it promises: when a task is acknowledged (*late*: after it ran), and how
 SQLite's file is synchronised (`OFF`, `NORMAL`: what was stored survives the death of every process;
 `FULL`: also a power cut, for an fsync a commit). All use a write-ahead log, store results, and lie
-on the same disk. On Redis each system has a server of its own, which keeps nothing on disk.
+on the same disk. Each has a server of its own; Redis keeps nothing on disk, RabbitMQ everything.
 
 """
 
@@ -140,11 +140,11 @@ def _promises() -> str:
 
 def _version(system: System) -> str:
     if not system.package:
-        return (
-            "redis-py " + version("redis")
-            if system.on_redis
-            else f"sqlite3 {sqlite3.sqlite_version}"
-        )
+        if system.on_rabbitmq:
+            return "pika " + version("pika")
+        if system.on_redis:
+            return "redis-py " + version("redis")
+        return f"sqlite3 {sqlite3.sqlite_version}"
     return system.version or version(system.package)
 
 

@@ -25,7 +25,7 @@ from bench import apps, probe
 from bench.processes import Command, MeasureError, Process, cpu_seconds
 from bench.system import PROCESSES, SCRIPTS, URL, System
 from bench.venvs import CACHE, python_of
-from tests.servers import redis_server
+from tests.servers import rabbitmq_server, redis_server
 
 #: Seconds between looks at the probe.
 LOOK = 0.002
@@ -92,7 +92,7 @@ class Session:
     """Owned by the harness's main thread."""
 
     def __init__(
-        self, system: System, folder: Path, *, coroutines: bool, url: str | None = None
+        self, system: System, folder: Path, *, coroutines: bool, urls: dict[str, str]
     ) -> None:
         self.system = system
         self._folder = folder
@@ -103,7 +103,7 @@ class Session:
             apps.FILE: str(folder / "queue.sqlite"),
             apps.COROUTINES: "1" if coroutines else "0",
             probe.VARIABLE: str(folder / "probe"),
-            **({apps.URL: url} if url else {}),
+            **urls,
             **system.environment,
         }
         self._python = str(python)
@@ -220,9 +220,12 @@ class Stage:
         folder.mkdir(parents=True)
         with contextlib.ExitStack() as stack:
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
-            url = None
+            urls = {}
             if system.on_redis:
-                url = stack.enter_context(redis_server(folder / "redis")).url
-            session = Session(system, folder, coroutines=coroutines, url=url)
+                server = stack.enter_context(redis_server(folder / "redis"))
+                urls[apps.RESULTS if system.on_rabbitmq else apps.URL] = server.url
+            if system.on_rabbitmq:
+                urls[apps.URL] = stack.enter_context(rabbitmq_server(folder / "rabbitmq")).url
+            session = Session(system, folder, coroutines=coroutines, urls=urls)
             stack.callback(session.close)
             yield session

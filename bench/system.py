@@ -31,6 +31,8 @@ class System:
     requires: str = ""
     #: Whether each of its sessions gets a Redis of its own.
     on_redis: bool = False
+    #: Whether it gets a RabbitMQ; its results are then on the Redis, if it gets that too.
+    on_rabbitmq: bool = False
     environment: dict[str, str] = field(default_factory=dict[str, str])
     stop: signal.Signals = signal.SIGTERM
     #: Whether it has a call that sends many in one transaction.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 
+from bench.rabbitmq_systems import ON_RABBITMQ
 from bench.redis_systems import CELERY_AS_IT_IS, ON_REDIS
 from bench.system import PROCESSES, SCRIPTS, System
 
@@ -128,7 +129,7 @@ THREADS = System(
     version="2.1.0",
     coroutines=True,
 )
-SYSTEMS = (*USUAL, THREADS, *ON_REDIS, CELERY_AS_IT_IS)
+SYSTEMS = (*USUAL, THREADS, *ON_REDIS, CELERY_AS_IT_IS, *ON_RABBITMQ)
 
 #: Those that run tasks and store their results.
 QUEUES = tuple(system.name for system in USUAL if system.runs)

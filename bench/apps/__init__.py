@@ -14,6 +14,8 @@ from typing import Any, Protocol
 FILE, SYNCHRONOUS, CONCURRENCY = "BENCH_FILE", "BENCH_SYNCHRONOUS", "BENCH_CONCURRENCY"
 #: The server's URL, for a system that is measured on one.
 URL = "BENCH_URL"
+#: Where results are, if they are not there.
+RESULTS = "BENCH_RESULTS"
 #: "1" if the coroutine task is wanted.
 COROUTINES = "BENCH_COROUTINES"
 
@@ -44,9 +46,19 @@ def on_server() -> bool:
     return URL in os.environ
 
 
+def on_rabbitmq() -> bool:
+    """Tell whether that is RabbitMQ."""
+    return url().startswith("amqp")
+
+
 def url() -> str:
     """Return where the server is."""
     return os.environ[URL]
+
+
+def results() -> str:
+    """Return the URL of where results are."""
+    return os.environ.get(RESULTS) or broker()
 
 
 def broker() -> str:

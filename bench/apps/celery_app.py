@@ -1,4 +1,4 @@
-"""Celery on Redis, with what makes its promise like ours: late acknowledgement, results."""
+"""Celery on Redis or RabbitMQ; late acknowledgement and results make its promise like ours."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from celery import Celery, group
 from bench import apps
 from bench.tasks import TASKS
 
-app: Any = Celery("bench", broker=apps.url(), backend=apps.url())
+app: Any = Celery("bench", broker=apps.url(), backend=apps.results())
 app.conf.broker_connection_retry_on_startup = True
 if os.environ.get("BENCH_DEFAULTS") != "1":
     app.conf.update(task_acks_late=True, worker_prefetch_multiplier=64)
+if apps.on_rabbitmq():
+    app.conf.broker_transport_options = {"confirm_publish": True}
 registered = {name: app.task(name=name)(function) for name, function in TASKS.items()}
 
 

@@ -1,4 +1,4 @@
-"""dramatiq on Redis, with its result backend."""
+"""dramatiq on Redis or RabbitMQ, with its result backend."""
 
 from __future__ import annotations
 
@@ -19,8 +19,15 @@ from dramatiq.results.backends import (  # type: ignore[import-not-found] # pyri
 from bench import apps
 from bench.tasks import TASKS
 
-broker = RedisBroker(url=apps.url())
-broker.add_middleware(Results(backend=RedisBackend(url=apps.url())))
+if apps.on_rabbitmq():
+    from dramatiq.brokers.rabbitmq import (  # type: ignore[import-not-found] # pyright: ignore[reportMissingImports]
+        RabbitmqBroker,
+    )
+
+    broker: Any = RabbitmqBroker(url=f"{apps.url()[:-2]}/%2f", confirm_delivery=True)
+else:
+    broker = RedisBroker(url=apps.url())
+broker.add_middleware(Results(backend=RedisBackend(url=apps.results())))
 dramatiq.set_broker(broker)
 registered = {
     name: dramatiq.actor(function, actor_name=name, store_results=True)

@@ -18,6 +18,7 @@ if apps.coroutines():
 app = Umbel(
     "bench",
     broker=apps.broker(),
+    backend=apps.results(),
     broker_transport_options={"synchronous": apps.synchronous()},
 )
 registered = {name: app.task(name=name)(function) for name, function in functions.items()}

@@ -12,6 +12,7 @@ from bench.cases import (
     footprint,
     latency,
     mixed,
+    on_rabbitmq,
     on_redis,
     payloads,
     publisher,
@@ -36,4 +37,5 @@ CASES = (
     recovery.CASE,
     beat.CASE,
     *on_redis.CASES,
+    *on_rabbitmq.CASES,
 )

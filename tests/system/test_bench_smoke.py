@@ -22,6 +22,11 @@ COMMAND = [sys.executable, "-m", "bench", "--quick"]
             ("umbel, Redis", "bare, results, Redis"),
             marks=pytest.mark.servers,
         ),
+        pytest.param(
+            ("rabbitmq-drain", "rabbitmq-enqueue", "rabbitmq-latency"),
+            ("umbel, RabbitMQ, rpc", "bare, RabbitMQ, rpc"),
+            marks=[pytest.mark.servers, pytest.mark.timeout(180)],
+        ),
     ],
 )
 def test_the_smoke_run_measures_umbel_and_the_bare_loop(
@@ -33,7 +38,7 @@ def test_the_smoke_run_measures_umbel_and_the_bare_loop(
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=150,
         check=False,
     )
     assert done.returncode == 0, done.stderr
