@@ -54,6 +54,7 @@ class Counted:
     def __init__(self, inner: ResultStore, spoil: Callable[[], None] = lambda: None) -> None:
         self.inner = inner
         self.reply_to = inner.reply_to
+        self.caveat = inner.caveat
         self.watches = 0
         self.closed = 0
         self.followed: set[str] = set()

@@ -204,7 +204,7 @@ class _Coroutine(Passive):
         if self._late and not arrivals:
             arrivals = await call(self._bridge.look, self)
             if not arrivals:
-                raise late(self, self._timeout)
+                raise late(self, self._timeout, self._bridge.store.caveat)
         return arrivals
 
 

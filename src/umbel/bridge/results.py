@@ -129,7 +129,7 @@ class ResultBridge:
             while len(finals) < missing:
                 arrivals = self.receive(waiter, deadline) or self.look(waiter)
                 if not arrivals:
-                    raise late(waiter, timeout)
+                    raise late(waiter, timeout, self.store.caveat)
                 for task_id, meta, final in arrivals:
                     if final:
                         finals[task_id] = meta
@@ -157,7 +157,7 @@ class ResultBridge:
             while waiter.wanted or waiter.fresh:
                 arrivals = self.receive(waiter, deadline) or self.look(waiter)
                 if not arrivals:
-                    raise late(waiter, timeout)
+                    raise late(waiter, timeout, self.store.caveat)
                 yield arrivals
         finally:
             try:

@@ -84,8 +84,9 @@ class Passive(Waiter):
         self.bell = bell
 
 
-def late(waiter: Waiter, timeout: float | None) -> TimeoutError:
-    """Return the error of a wait that did not end in time; it names what is missing."""
+def late(waiter: Waiter, timeout: float | None, caveat: str) -> TimeoutError:
+    """Return the error of a wait that did not end in time; it names what is missing, and why."""
     missing = sorted(waiter.wanted)
     more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-    return TimeoutError(f"no result of {missing[0]}{more} in {timeout} s")
+    why = f" ({caveat})" if caveat else ""
+    return TimeoutError(f"no result of {missing[0]}{more} in {timeout} s{why}")

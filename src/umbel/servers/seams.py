@@ -227,6 +227,9 @@ class Consumer(Protocol):
 class ResultStore(Protocol):
     """Results by task id. Thread-safe."""
 
+    #: What may be why a result does not come, for people; "" = nothing in particular.
+    caveat: str
+
     @property
     def reply_to(self) -> str:
         """What a publisher puts into ``Message.reply_to`` so that results find it; "" = not needed.

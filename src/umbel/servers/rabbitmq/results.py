@@ -35,6 +35,11 @@ _monotonic = SYSTEM_CLOCK.monotonic
 class RabbitResults:
     """A ``ResultStore``. Thread-safe; a forked child has an address of its own."""
 
+    caveat = (
+        "results of rpc:// come to the process that sent the task, and to no other: name a "
+        "result_backend that keeps them, if others shall see them"
+    )
+
     def __init__(self, hub: Hub, publishing: Publishing) -> None:
         self._hub = hub
         self._publishing = publishing

@@ -30,6 +30,7 @@ class RedisResults:
     """Results by task id. Any thread."""
 
     reply_to = ""
+    caveat = ""
 
     def __init__(self, connections: Connections, keys: Keys, options: Options) -> None:
         self._connections = connections

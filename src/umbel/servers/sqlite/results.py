@@ -34,6 +34,7 @@ class SqliteResults:
     """See ``seams.ResultStore``."""
 
     reply_to = ""
+    caveat = ""
 
     def __init__(self, store: Store) -> None:
         self._store = store
