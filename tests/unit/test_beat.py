@@ -5,17 +5,22 @@ from __future__ import annotations
 import datetime as dt
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from umbel import Umbel
 from umbel.beat import Scheduler, scheduler_for
+from umbel.beat.lead import lead_and_timetable
+from umbel.beat.scheduler import SchedulerPlan
+from umbel.beat.sending import Sending, tick_id
 from umbel.exceptions import ImproperlyConfigured
 from umbel.ids import new_id
 from umbel.schedules import ScheduleError, crontab, schedule
 from umbel.scheduling.changes import Shown
 from umbel.testing.clock import START, FakeClock
+from umbel.testing.flaky import AFTER, BEFORE, Fault, FlakyServer, chance
 
 
 @pytest.fixture
@@ -62,6 +67,14 @@ def sent(app: Umbel) -> list[Any]:
     consumer.close()
     transport.purge(["celery"])
     return found
+
+
+def discard_queues(app: Umbel) -> None:
+    """Forget all queues, as a server does that lost its data."""
+    space = app.servers().broker.transport._space  # type: ignore[attr-defined]
+    space.lines.clear()
+    space.bindings.clear()
+    space.exchanges.clear()
 
 
 def shown(app: Umbel, name: str) -> Shown:
@@ -176,6 +189,49 @@ def test_who_stops_gives_the_lead_up(app: Umbel, clock: FakeClock) -> None:
     first.run()
     run(clock, 2, second)
     assert second.leads
+
+
+def test_requests_that_fail_or_are_not_answered_lose_and_double_nothing(
+    app: Umbel, clock: FakeClock
+) -> None:
+    app.conf.beat_schedule = {
+        f"entry {n}": {"task": "tick", "schedule": 1, "missed": "all"} for n in range(3)
+    }
+    faults: dict[Fault, float] = {BEFORE: 0.1, AFTER: 0.15}
+    rates = dict.fromkeys(
+        ["advance", "acquire", "revision", "progress", "entries", "declare"], faults
+    )
+    opened = replace(app.servers(), broker=FlakyServer(app.servers().broker, chance(3, rates)))
+    table = app.schedule.table
+    lead, timetable = lead_and_timetable(opened, table, "me", lease=6.0)
+    plan = SchedulerPlan(table=table, name="me", lease=6.0, look=1.0, late=1.0)
+    leader = Scheduler(
+        app,
+        plan,
+        lead=lead,
+        timetable=timetable,
+        sending=Sending(app, opened, table),
+        clock=clock,
+    )
+    run(clock, 300, leader)
+    states = [each.state for each in app.schedule.list()]
+    wanted = [
+        tick_id(table, f"entry {n}", state.anchor + due)
+        for n, state in enumerate(states)
+        if state is not None
+        for due in range(1, state.runs + 1)
+    ]
+    assert len(wanted) > 800
+    assert sorted(message.id for message in sent(app)) == sorted(wanted)
+
+
+def test_a_queue_that_the_server_forgot_is_declared_again(app: Umbel, clock: FakeClock) -> None:
+    app.conf.beat_schedule = {"a": {"task": "tick", "schedule": 1}}
+    leader = scheduler(app)
+    run(clock, 2, leader)
+    discard_queues(app)
+    run(clock, 2, leader)
+    assert len(sent(app)) == 2
 
 
 # --- missed runs

@@ -100,8 +100,6 @@ class Scheduler:
         self._stopping = False
         #: The token while it leads.
         self._token: int | None = None
-        #: What was asked of the server and not answered: asked again as it was.
-        self._unanswered: list[Step] = []
         self._seen: tuple[int, object] | None = None
         self._told: frozenset[str] = frozenset()
         # Monotonic times.
@@ -131,9 +129,8 @@ class Scheduler:
             self._woken.clear()
             try:
                 wait = self.turn()
-            except (
-                Exception
-            ):  # a fault in a source, a signal's receiver or here must not end the beat
+            # A fault of a source, a signal's receiver or ours ends no beat.
+            except Exception:
                 logger.exception("A turn failed; trying again")
                 self._begin()
                 wait = PAUSE
@@ -146,6 +143,7 @@ class Scheduler:
         try:
             wait = self._turn()
         except TransportError as error:
+            self._begin()  # what took place and was not answered is known to the server
             if self._down_since is None:
                 self._down_since = self._clock.monotonic()
                 logger.error("The broker does not answer, nothing is sent: %s", error)  # noqa: TRY400 -- an outage, no bug
@@ -162,8 +160,6 @@ class Scheduler:
         if self._token is None:
             return self._renew_at - self._clock.monotonic()
         self._notice_the_clock()
-        if self._unanswered:
-            self._perform(self._unanswered)
         if self._clock.monotonic() >= self._look_at:
             self._look()
         self._send_due()
@@ -195,7 +191,7 @@ class Scheduler:
 
     def _begin(self) -> None:
         """Forget what there is, and read it anew."""
-        self._agenda, self._unanswered = Agenda(self._app.schedule.zone), []
+        self._agenda = Agenda(self._app.schedule.zone)
         self._seen, self._look_at = None, 0.0
 
     def _lose(self) -> None:
@@ -280,44 +276,34 @@ class Scheduler:
                 self._take()
 
     def _perform(self, steps: Sequence[Step]) -> None:
-        """Have the server take steps. If it does not answer, they are kept and taken later."""
-        self._unanswered = [*steps]
+        """Have the server take steps."""
         for start in range(0, len(steps), BATCH):
-            if self._token is None:
-                break
             batch = steps[start : start + BATCH]
-            report = self._timetable.advance(
-                self._plan.table, [step.tick for step in batch], token=self._token
-            )
-            if not report.leads:
-                self._lose()
-                break
-            passed = {id(tick) for tick in report.passed}
-            reasons = {id(tick): why for tick, why in report.refused}
-            self._settle(batch, passed, reasons)
-            del self._unanswered[: len(batch)]
-        self._unanswered = []
+            refused = self._take_steps(batch)
+            if refused:  # the server may have forgotten a queue
+                self._sending.declare_again()
+                refused = self._take_steps([step for step, _ in refused])
+            self._take_steps([self._sending.refused(step, why) for step, why in refused])
 
-    def _settle(self, steps: Sequence[Step], passed: set[int], reasons: dict[int, str]) -> None:
-        undone = passed | reasons.keys()
-        done = [step for step in steps if id(step.tick) not in undone]
+    def _take_steps(self, steps: Sequence[Step]) -> list[tuple[Step, str]]:
+        """Have the server take steps; return those that it refuses, and why."""
+        if not steps or self._token is None:
+            return []
+        ticks = [step.tick for step in steps]
+        report = self._timetable.advance(self._plan.table, ticks, token=self._token)
+        if not report.leads:
+            self._lose()
+            return []
+        passed = {id(tick) for tick in report.passed}
+        reasons = {id(tick): why for tick, why in report.refused}
+        done = [each for each in steps if id(each.tick) not in passed | reasons.keys()]
         for step in done:
             self._agenda.move(step.planned, step.state)
-        messages = [step.tick.message for step in done if step.tick.message is not None]
-        tell_published(messages)
+        tell_published([step.tick.message for step in done if step.tick.message is not None])
         for step in steps:
             if id(step.tick) in passed:
                 self._catch_up_with(step)
-        again = [
-            self._sending.refused(step, reasons[id(step.tick)])
-            for step in steps
-            if id(step.tick) in reasons
-        ]
-        if again and self._token is not None:
-            ticks = [step.tick for step in again]
-            self._timetable.advance(self._plan.table, ticks, token=self._token)
-            for step in again:
-                self._agenda.move(step.planned, step.state)
+        return [(each, reasons[id(each.tick)]) for each in steps if id(each.tick) in reasons]
 
     def _catch_up_with(self, step: Step) -> None:
         """Go on from what the server knows: somebody has dealt with this, maybe we ourselves."""

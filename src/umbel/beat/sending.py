@@ -11,8 +11,10 @@ from typing import Any
 from umbel.app import Umbel
 from umbel.beat.agenda import Planned
 from umbel.canvas.plan import joins_expire
+from umbel.exceptions import ConnectionLost
 from umbel.message import Message
 from umbel.opened import Servers
+from umbel.routing import Route
 from umbel.scheduling.policy import Decision, decide
 from umbel.scheduling.state import State
 from umbel.servers.timetable import Tick
@@ -42,6 +44,8 @@ class Sending:
         self._app = app
         self._servers = opened
         self._table = table
+        #: Those whose queues exist, by what they need.
+        self._routes: dict[Any, Route] = {}
 
     def steps(self, planned: Planned, now: float) -> Iterator[Step]:
         """Yield what follows from what is due of an entry; nothing if nothing is."""
@@ -79,6 +83,8 @@ class Sending:
         sent = replace(state, due_at=due, sent_at=now, task_id=task_id, runs=state.runs + 1)
         try:
             message = self._message(planned, task_id)
+        except ConnectionLost:
+            raise
         except Exception as error:  # noqa: BLE001 -- routers and arguments are users': one entry's fault stops no other
             unsent = Step(planned, sent, Tick(name, state.due_at, due, ""))
             return self.refused(unsent, f"{type(error).__name__}: {error}")
@@ -92,8 +98,18 @@ class Sending:
             options["ignore_result"] = False  # its result tells that it has ended
         call = self._app.call_for(entry.task)
         message, route = call.prepared(entry.args, entry.kwargs, options, request=None)
-        self._app.publisher.declare(route)
+        self._declare(route)
         return message
+
+    def _declare(self, route: Route) -> None:
+        if route.needs not in self._routes:
+            self._servers.broker.transport.declare(route.topology)
+            self._routes[route.needs] = route
+
+    def declare_again(self) -> None:
+        """Make exist again what messages were sent through so far."""
+        for route in self._routes.values():
+            self._servers.broker.transport.declare(route.topology)
 
     def _overlaps(self, planned: Planned, now: float) -> bool:
         """Tell whether the last run still waits or runs, as far as one can know."""
