@@ -8,28 +8,22 @@ which may well be who is meant. Nothing that anybody sends ends the thread.
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from umbel import backoff
 from umbel.control.revoking import REMEMBERED, signal_name
-from umbel.exceptions import ImproperlyConfigured, TransportError, UmbelError
+from umbel.exceptions import ImproperlyConfigured, UmbelError
 from umbel.message import Message
-from umbel.servers.seams import Bus, Ledger, Listener
+from umbel.servers.seams import Bus, Ledger
 from umbel.wire import control
 from umbel.wire.control import Command
+from umbel.worker.listening import Listening
 
 logger = logging.getLogger("umbel.worker")
 
-#: Longest wait for a command in seconds.
-LONGEST_WAIT = 60.0
-#: Seconds between attempts to reach a server that is gone: first and longest.
-RECONNECT, RECONNECT_MOST = 0.1, 5.0
-
 
 class Orders:
-    """Obeys remote control for a node. Its thread owns it; the node starts and stops it."""
+    """Obeys remote control for a node, which starts and stops it."""
 
     def __init__(
         self, node: str, *, bus: Bus, ledger: Ledger | None, look: Callable[[], None]
@@ -38,41 +32,17 @@ class Orders:
         self._bus = bus
         self._ledger = ledger
         self._look = look
-        self._listener: Listener | None = None
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="umbel-orders", daemon=True)
+        listening = Listening(bus, control.EXCHANGE, self._hear)
+        self.start, self.stop = listening.start, listening.stop
         self._commands: dict[str, Callable[[Command], Any]] = {
             "ping": lambda _command: {"ok": "pong"},
             "revoke": self._revoke,
             "terminate": self._terminate,
         }
 
-    def start(self) -> None:
-        """Listen from now on."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stop listening."""
-        self._stopping.set()
-        if self._listener is not None:
-            self._listener.wake()
-        self._thread.join(RECONNECT_MOST)
-
-    def _run(self) -> None:
-        failures = 0
-        while not self._stopping.is_set():
-            try:
-                self._listener = self._listener or self._bus.listen(control.EXCHANGE)
-                for message in self._listener.receive(LONGEST_WAIT):
-                    self._obey(message)
-                failures = 0
-            except TransportError as error:
-                failures += 1  # the node itself says that there is an outage
-                logger.debug("Remote control is not heard: %s", error)
-                pause = backoff.exponential(failures, RECONNECT, maximum=RECONNECT_MOST)
-                self._stopping.wait(pause)
-        if self._listener is not None:
-            self._listener.close()
+    def _hear(self, messages: Sequence[Message]) -> None:
+        for message in messages:
+            self._obey(message)
 
     def _obey(self, message: Message) -> None:
         command = control.read_command(message)
