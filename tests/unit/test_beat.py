@@ -496,7 +496,7 @@ def test_ten_thousand_entries_and_a_thousand_at_once(app: Umbel, clock: FakeCloc
     }
     leader = scheduler(app)
     looked: list[str] = []
-    for planned in leader._agenda:
+    for planned in leader._agenda.planned.values():
         planned.following = _watched(planned.following, looked, planned.entry.name)
     clock.advance(5)
     leader.turn()

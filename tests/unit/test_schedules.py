@@ -255,6 +255,11 @@ def test_a_rule_that_a_change_of_the_clock_skips_is_due_after_it() -> None:
     assert "skips" in daily.remark(due, zone=PARIS)
 
 
+def test_a_rule_for_a_day_that_never_comes_is_refused() -> None:
+    with pytest.raises(ScheduleError, match="never comes"):
+        rrule("FREQ=YEARLY;BYMONTH=2;BYMONTHDAY=30")
+
+
 def test_the_midnight_sun_sets_weeks_later() -> None:
     sunset = solar("sunset", 69.65, 18.96)
     may = dt.datetime(2026, 5, 19, tzinfo=dt.UTC).timestamp()
@@ -272,6 +277,9 @@ def test_the_midnight_sun_sets_weeks_later() -> None:
         lambda: solar("sunset", 1, float("nan")),
         lambda: rrule("FREQ=NEVER"),
         lambda: rrule("FREQ=SECONDLY"),
+        lambda: rrule("FREQ=HOURLY"),
+        lambda: rrule("FREQ=DAILY;COUNT=3"),
+        lambda: rrule("RRULE:FREQ=DAILY\nEXDATE:20260101T000000"),
         lambda: rrule(5),  # type: ignore[arg-type]
         lambda: rrule("x" * 2000),
         lambda: crontab(minute="1," * 300 + "1"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import heapq
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from umbel.scheduling.entry import Entry
@@ -85,10 +85,6 @@ class Agenda:
         while self._heap and self._heap[0][2].place != self._heap[0][1]:
             heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else None
-
-    def __iter__(self) -> Iterator[Planned]:
-        """Iterate over the entries."""
-        return iter(self._planned.values())
 
     def _place(self, planned: Planned) -> None:
         planned.place = 0

@@ -11,6 +11,7 @@ from umbel.schedules.local import is_skipped, moments, reading
 
 #: Characters that a rule may have.
 _LONGEST = 1000
+_REFUSED = ("SECONDLY", "MINUTELY", "HOURLY", "COUNT")
 
 
 class rrule(Schedule):  # noqa: N801 -- after crontab and schedule
@@ -30,15 +31,21 @@ class rrule(Schedule):  # noqa: N801 -- after crontab and schedule
             raise ScheduleError(f"rule: expected at most {_LONGEST} characters, got {rule!r:.80}")
         begins = {"dtstart": self.dtstart.isoformat()} if self.dtstart else {}
         super().__init__({"rule": rule, **begins}, **limits)
-        self._rule(dt.datetime(2000, 1, 1))  # noqa: DTZ001 -- any reading
+        begins_at = self.dtstart or dt.datetime(2000, 1, 1)  # noqa: DTZ001 -- any reading
+        if self._rule(begins_at).after(begins_at, inc=True) is None:
+            raise ScheduleError(f"rule: {rule!r:.80} never comes")
 
     def _rule(self, begins: dt.datetime) -> Any:
-        if "SECONDLY" in str(self.rule).upper():
-            raise ScheduleError("rule: expected FREQ=MINUTELY or rarer; use schedule for seconds")
+        if any(word in str(self.rule).upper() for word in _REFUSED):
+            # It is counted from its beginning each time, which must not take ever longer.
+            raise ScheduleError("rule: expected FREQ=DAILY or rarer, and UNTIL instead of COUNT")
         try:
-            return self._library.rrulestr(self.rule, dtstart=begins, ignoretz=True)
+            found = self._library.rrulestr(self.rule, dtstart=begins, ignoretz=True)
+            if not isinstance(found, self._library.rrule):
+                raise ScheduleError("rule: expected one rule, without dates beside it")
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ScheduleError(f"rule: {error} in {self.rule!r:.80}") from error
+        return found
 
     def _following(self, at: float, anchor: float, zone: dt.tzinfo) -> float | None:
         begins = self.dtstart or reading(anchor, zone).replace(tzinfo=None, fold=0, microsecond=0)
