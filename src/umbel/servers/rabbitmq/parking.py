@@ -110,9 +110,10 @@ class Parking:
         with self.lock:
             for tag, lot in list(self._lots.items()):
                 if lot.renew_at <= _monotonic() < lot.until:
-                    self._lots[tag] = self._copied(lot.delivery)
-                    if not self._delete([lot.queue]):
-                        del self._lots[tag]  # it went back: two copies are one too many
+                    renewed = self._lots[tag] = self._copied(lot.delivery)
+                    if not self._delete([lot.queue]):  # it went back, and one copy is enough
+                        del self._lots[tag]
+                        self._delete([renewed.queue])
 
     def holds(self, tag: Hold) -> bool:
         """Tell whether it is parked, and still ours."""
