@@ -88,8 +88,8 @@ CELERY_WORDS = (
     "unacked_mutex",
 )
 
-#: The two tables that import by name what the user asked for.
-LAZY = ("umbel.servers", "umbel.cli.main")
+#: The two tables that import by name what the user asked for, and what brings asyncio.
+LAZY = ("umbel.servers", "umbel.cli.main", "umbel.worker.engine")
 
 
 class Import(NamedTuple):

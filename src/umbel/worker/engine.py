@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from umbel import ids
 from umbel.clock import SYSTEM_CLOCK
@@ -18,7 +19,6 @@ from umbel.worker.board import Slot, SlotState
 from umbel.worker.joiner import Joiner
 from umbel.worker.lane import Lane
 from umbel.worker.limits import SignalLimit, SoftLimit, ThreadLimit
-from umbel.worker.loop import Loop
 from umbel.worker.pulse import Pulse
 from umbel.worker.pump import Parts, Pump
 from umbel.worker.rates import Rates
@@ -26,6 +26,9 @@ from umbel.worker.recycling import Allowance
 from umbel.worker.service import Service
 from umbel.worker.terminating import CANCEL
 from umbel.worker.window import TARGET, Window
+
+if TYPE_CHECKING:
+    from umbel.worker.loop import Loop
 
 #: Bytes of the node's name in the ids of its consumers.
 MOST_OF_NODE = 90
@@ -154,7 +157,7 @@ class Engine:
                 self._loop.cancel(task.id)
 
     def _make_loop(self) -> Loop:
-        self._loop = Loop(
+        self._loop = loop_class()(
             self._pump.desk,
             self._service,
             slot=self._slot,
@@ -162,3 +165,10 @@ class Engine:
             pid=self._pid,
         )
         return self._loop
+
+
+def loop_class() -> type[Loop]:
+    """Import what runs coroutine tasks: asyncio is 3 MB and 40 ms that many workers never need."""
+    from umbel.worker.loop import Loop  # noqa: PLC0415 -- that is what it is for
+
+    return Loop

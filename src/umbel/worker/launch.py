@@ -7,6 +7,7 @@ import os
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import iscoroutinefunction
 from typing import Any, Literal, Protocol
 
 from umbel import ids
@@ -26,7 +27,7 @@ from umbel.topology import Queue, Topology
 from umbel.wire.task import Request
 from umbel.worker.board import Board, Slot
 from umbel.worker.cpus import available_cpus
-from umbel.worker.engine import Engine, Plan
+from umbel.worker.engine import Engine, Plan, loop_class
 from umbel.worker.joiner import Joiner
 from umbel.worker.node import Beside, Node, NodePlan
 from umbel.worker.pools import Shape, run_solo, supervise
@@ -126,7 +127,10 @@ class Worker:
 
         In the solo pool it does not return, but calls ``on_solo_end`` with whether to start anew.
         """
-        self.app.servers()  # drivers are imported here, once for all children; nothing connects yet
+        # Imported here, once for all children: drivers (nothing connects yet), and asyncio.
+        self.app.servers()
+        if any(iscoroutinefunction(task.run) for task in self.app.tasks.values()):
+            loop_class()
         if self.pool == "solo":
             for name in self._not_in_solo():
                 logger.warning("%s has no effect in the pool solo: it has one process", name)

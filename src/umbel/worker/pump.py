@@ -33,6 +33,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from queue import Empty
+from typing import TYPE_CHECKING
 
 from umbel import backoff, telemetry
 from umbel.calling import tell_published
@@ -43,12 +44,14 @@ from umbel.servers.seams import Capabilities, CommitReport, Committer, Consumer
 from umbel.signals import after_task_publish
 from umbel.worker.joiner import Joiner
 from umbel.worker.lane import FLUSH, Desk, Done, Gate, Item, Lane
-from umbel.worker.loop import Loop
 from umbel.worker.pulse import Pulse
 from umbel.worker.rates import Rates
 from umbel.worker.recycling import Allowance
 from umbel.worker.service import Service
 from umbel.worker.window import MOST, Window
+
+if TYPE_CHECKING:
+    from umbel.worker.loop import Loop
 
 logger = logging.getLogger("umbel.worker")
 
