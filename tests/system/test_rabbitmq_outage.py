@@ -253,6 +253,7 @@ server.close()
 """
 
 
+@pytest.mark.timeout(150)  # it connects some dozens of times
 def test_an_exception_that_strikes_a_publisher_anywhere_gets_through_and_breaks_nothing(
     node: Node, server: Server, queue: str
 ) -> None:
