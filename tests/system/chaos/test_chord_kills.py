@@ -40,20 +40,23 @@ def test_each_body_is_sent_once_with_all_results(chaos: Chaos) -> None:
 
         # When they have all ended, and no join is left to be closed
         with worker(deadly):
+            joins = app.servers().joins
+            assert joins is not None
 
-            def all_ended() -> bool:
+            def left() -> dict[str, object]:
                 depths = app.servers().broker.transport.depth(["celery", BODIES])
-                waiting = depths["celery"]
-                joins = app.servers().joins
-                assert joins is not None
-                return (
-                    BODIES in depths
-                    and depths[BODIES].ready >= CHORDS
-                    and not (waiting.ready or waiting.held or waiting.delayed)
-                    and not joins.unclosed(older_than=0.0)
-                )
+                waiting, sent = depths["celery"], depths.get(BODIES)
+                return {
+                    "bodies": CHORDS - (sent.ready if sent else 0),
+                    "members": waiting.ready + waiting.held + waiting.delayed,
+                    "joins": len(joins.unclosed(older_than=0.0)),
+                }
 
-            harness.wait_until(all_ended, timeout=120, why=lambda: str(read(chaos.journal).kills))
+            harness.wait_until(
+                lambda: not any(left().values()),
+                timeout=120,
+                why=lambda: f"left: {left()}, kills: {read(chaos.journal).kills}",
+            )
         messages = received(app)
 
     # Then there is one message of each body
