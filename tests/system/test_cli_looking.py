@@ -139,7 +139,7 @@ def test_shell_has_application_and_tasks(plain: Project) -> None:
 
 @pytest.mark.parametrize(
     ("words", "wanted"),
-    [("umbel wo", "worker"), ("umbel dead re", "requeue"), ("umbel revoke --term", "--terminate")],
+    [("umbel worke", "worker"), ("umbel dead re", "requeue"), ("umbel revoke --term", "--terminate")],
 )
 def test_the_shell_completes(plain: Project, words: str, wanted: str) -> None:
     number = len(words.split()) - 1
