@@ -105,7 +105,7 @@ def test_a_ceiling_of_memory_holds_for_a_task_that_leaks(project: Project, app: 
         log = worker.log.read_text()
     # Then
     assert "KiB of memory" in log
-    assert max(size for _, size in found) < limit * 1.5
+    assert max(size for _, size in found) < limit * 1.3
     assert 5 <= len({pid for pid, _ in found}) <= 40
 
 

@@ -74,6 +74,8 @@ class Desk:
     outbox: deque[Done] = field(default_factory=deque)
     #: Passes a coroutine task that only decoding could recognise on to the loop.
     to_loop: Callable[[Sequence[Item]], None] | None = None
+    #: Called by lanes after each task; None = the memory of the process has no limit.
+    weigh: Callable[[], None] | None = None
 
 
 class Gate:
@@ -117,11 +119,13 @@ class Lane:
 
     def run(self) -> None:
         """Run what comes until None comes."""
-        take, gate = self._desk.inbox.get, self._desk.gate
+        take, gate, weigh = self._desk.inbox.get, self._desk.gate, self._desk.weigh
         while (item := take()) is not None:
             if gate.closed:
                 gate.wait()
             self.step(item)
+            if weigh is not None:
+                weigh()
 
     def step(self, item: Item) -> None:
         """Run one delivery, here and now, and leave its effects."""

@@ -168,7 +168,8 @@ class Pump:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self.desk = Desk(self.ring, Gate(), to_loop=self._submit)
+        weigh = self._weigh if parts.allowance.limits_memory else None
+        self.desk = Desk(self.ring, Gate(), to_loop=self._submit, weigh=weigh)
         self._runs_beside = parts.service.runs_coroutines and not parts.capabilities.counts_returns
         self._quiet: AbstractContextManager[None] = (
             self.desk.gate if parts.capabilities.embedded else nullcontext()
@@ -193,6 +194,8 @@ class Pump:
         self._async_share = 0.0
         #: It wants a successor, and receives no more.
         self._worn = False
+        #: Set whenever what had not begun was given back.
+        self._retracted = threading.Event()
         #: How many of what was last received were over their rate.
         self._sent_away = 0
         self._stop_by: float | None = None
@@ -355,6 +358,13 @@ class Pump:
             self._retract()
         return self._worn
 
+    def _weigh(self) -> None:
+        """Let nothing more begin in a process far over its memory. Called by lanes."""
+        if self._parts.allowance.measure():
+            self._retracted.clear()
+            self.ring()
+            self._retracted.wait(LONGEST_WAIT)
+
     def _room(self) -> int:
         """Return how many to receive, so that lanes and loop can take what probably comes."""
         if self._blocked():
@@ -513,6 +523,7 @@ class Pump:
         self._unfed = []
         if back:
             self._give_back(back)
+        self._retracted.set()
 
     def _give_back(self, deliveries: list[Delivery]) -> None:
         self._parts.consumer.give_back(deliveries)

@@ -12,7 +12,8 @@ window holds about as much work as it takes to start a process, so its slot hard
     spent            ready       told to begin when the first runs nothing any more
 
 A process whose memory grows on while it works off what it holds gives that back before its
-successor is there: then the ceiling matters more than the slot.
+successor is there: then the ceiling matters more than the slot. Its lanes look after each task, so
+that no second one grows beyond it.
 
 So never do more children run tasks than were asked for, and no child runs more tasks than allowed:
 ``--max-tasks-per-child 1`` gives each task a fresh process.
@@ -50,7 +51,7 @@ def resident_kib() -> int:
 
 
 class Allowance:
-    """What a child may do before it is worn. Owned by the pump's thread."""
+    """What a child may do before it is worn. Owned by the pump's thread; lanes ``measure``."""
 
     def __init__(
         self,
@@ -60,6 +61,7 @@ class Allowance:
         resident: Callable[[], int] = resident_kib,
     ) -> None:
         self.limited = bool(tasks or memory_kib)
+        self.limits_memory = bool(memory_kib)
         #: How many more tasks it may be handed.
         self.left = tasks or _UNLIMITED
         self._memory = memory_kib
@@ -78,13 +80,18 @@ class Allowance:
 
     def look(self, now: float) -> None:
         """Look at the memory, unless that was just done."""
-        if self._memory is None or now < self._look_at:
-            return
-        self._look_at = now + LOOK_EVERY
-        used = self._resident()
-        self.far_over = used > self._memory * FAR_OVER
-        if used > self._memory and not self.why:
-            self.why = f"it uses {used} KiB of memory and may use {self._memory}"
+        if now >= self._look_at:
+            self._look_at = now + LOOK_EVERY
+            self.measure()
+
+    def measure(self) -> bool:
+        """Look at the memory; tell whether it is far over. Any thread."""
+        if self._memory is not None:
+            used = self._resident()
+            self.far_over = used > self._memory * FAR_OVER
+            if used > self._memory and not self.why:
+                self.why = f"it uses {used} KiB of memory and may use {self._memory}"
+        return self.far_over
 
 
 class Step(Enum):
