@@ -94,7 +94,7 @@ def test_in_the_background_it_writes_its_number_and_its_log(project: Project) ->
         # and a second one with its pidfile is refused
         second = project.umbel("worker", "-A", "tasks", "--pidfile", "w.pid")
         assert second.returncode == 73
-        assert second.stderr == f"umbel: --pidfile w.pid: a worker runs with it, process {pid}\n"
+        assert second.stderr == f"umbel: --pidfile w.pid: process {pid} runs with it\n"
 
 
 def test_what_is_wrong_is_said_before_it_goes_to_the_background(project: Project) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -414,6 +414,29 @@ def test_an_entry_can_be_run_now(app: Umbel) -> None:
     (message,) = sent(app)
     assert message.id == result.id
     assert message.headers["celery_beat_task"] is True
+
+
+def test_outcomes_are_asked_for_all_at_once(
+    app: Umbel, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from umbel.testing import run_until_idle  # noqa: PLC0415
+
+    app.conf.beat_schedule = {name: {"task": "tick", "schedule": 1.0} for name in "abc"}
+    leader = scheduler(app)
+    run(clock, 1, leader)
+    run_until_idle(app)
+    store, asked = app.bridge.store, list[int]()
+    get = store.get
+
+    def counted(task_ids: Sequence[str]) -> dict[str, bytes]:
+        asked.append(len(task_ids))
+        return get(task_ids)
+
+    monkeypatch.setattr(store, "get", counted)
+    assert [each.outcome for each in app.schedule.list()] == ["SUCCESS"] * 3
+    run(clock, 1, leader)
+    assert [each.outcome for each in app.schedule.list()] == ["PENDING"] * 3
+    assert asked == [3, 3]
 
 
 def test_code_and_changes_do_not_mix(app: Umbel) -> None:

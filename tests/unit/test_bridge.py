@@ -55,6 +55,7 @@ class Counted:
         self.inner = inner
         self.reply_to = inner.reply_to
         self.caveat = inner.caveat
+        self.shared = inner.shared
         self.watches = 0
         self.closed = 0
         self.followed: set[str] = set()

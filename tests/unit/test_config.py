@@ -62,9 +62,12 @@ def test_a_setting_without_effect_says_so() -> None:
     texts = [path.read_text() for path in source.rglob("*.py") if path.parent.name != "settings"]
     words = set(re.findall(r"\w+", "\n".join(texts)))
     read_as_options = {"task_compression"}  # as f"task_{name}"
+    programs = {  # as f"{of}_{name}"
+        f"{of}_{name}" for of in ("worker", "beat") for name in ("umask", "uid", "gid", "logfile")
+    }
     takes_one_value = {"task_protocol"}
     used = {name for name, row in TABLE.items() if not isinstance(row, Later | Unused)}
-    assert used - words - read_as_options - takes_one_value == set()
+    assert used - words - read_as_options - programs - takes_one_value == set()
 
 
 def test_no_two_settings_share_a_name() -> None:

@@ -106,6 +106,7 @@ class Scheduler:
         self._renew_at = 0.0
         self._look_at = 0.0
         self._down_since: float | None = None
+        self._turned_at = clock.monotonic()
         #: What the wall clock shows when the monotonic one is at zero.
         self._offset = clock.now() - clock.monotonic()
 
@@ -113,6 +114,11 @@ class Scheduler:
     def leads(self) -> bool:
         """Whether it leads, as far as it knows."""
         return self._token is not None
+
+    @property
+    def silence(self) -> float:
+        """Seconds since its last turn: many, if something holds it up. Any thread."""
+        return self._clock.monotonic() - self._turned_at
 
     def wake(self) -> None:
         """Make it look now. Any thread, signal handlers too."""
@@ -140,6 +146,7 @@ class Scheduler:
 
     def turn(self) -> float:
         """Do what is to be done now; return the seconds until there is more."""
+        self._turned_at = self._clock.monotonic()
         try:
             wait = self._turn()
         except TransportError as error:

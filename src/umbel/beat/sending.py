@@ -96,6 +96,8 @@ class Sending:
         options["headers"] = {**(options.get("headers") or {}), BEAT: True}
         if entry.overlap == "skip":
             options["ignore_result"] = False  # its result tells that it has ended
+        elif not self._servers.results.shared:  # it would come to us, who have no use for it
+            options.setdefault("ignore_result", True)
         call = self._app.call_for(entry.task)
         message, route = call.prepared(entry.args, entry.kwargs, options, request=None)
         self._declare(route)

@@ -1,8 +1,8 @@
-"""A worker in the background (``-D``), and as another user (``--uid``, ``--gid``).
+"""Worker and beat in the background (``-D``), and as another user (``--uid``, ``--gid``).
 
-The program that was started stays until the worker has begun, so that what is wrong is said on the
-terminal and in the exit code. Then the worker lets go of the terminal: what it and its tasks write
-goes to the log file, or nowhere.
+The program that was started stays until the other has begun, so that what is wrong is said on the
+terminal and in the exit code. Then that lets go of the terminal: what it and its tasks write goes
+to the log file, or nowhere.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
+
+from umbel import ids
+from umbel.config import Config
 
 #: Tells a program that has replaced itself that it is in the background already.
 _VARIABLE = "UMBEL_WORKER_DETACHED"
@@ -66,7 +69,28 @@ def redirect(logfile: Path | None) -> None:
         os.close(fd)
 
 
-def become_user(uid: str | int | None, gid: str | int | None) -> None:
+def take_on(conf: Config, node: str, *, of: str = "worker") -> None:
+    """Be who the configuration says; its paths are expanded for this node."""
+    umask = conf.value_of(f"{of}_umask")
+    if umask is not None:
+        os.umask(_mask(umask))
+    _become_user(conf.value_of(f"{of}_uid"), conf.value_of(f"{of}_gid"))
+    for name in (f"{of}_logfile", f"{of}_pidfile"):
+        path = conf.value_of(name)
+        if path:
+            conf.set_layer("command line", {name: ids.node_path(path, node)}, source=name)
+
+
+def _mask(umask: str | int) -> int:
+    try:
+        return int(umask, 8) if isinstance(umask, str) else umask
+    except ValueError:
+        raise click.UsageError(
+            f"--umask: expected octal digits such as 022, got {umask!r}"
+        ) from None
+
+
+def _become_user(uid: str | int | None, gid: str | int | None) -> None:
     """Be this user and group from now on; of a user alone, also his groups."""
     if uid is None and gid is None:
         return

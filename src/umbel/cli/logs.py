@@ -57,16 +57,25 @@ def level_named(name: str) -> int:
 
 
 def set_up_logging(
-    conf: Config, level: int, *, color: bool | None = None, main: int | None = None
+    conf: Config,
+    level: int,
+    *,
+    color: bool | None = None,
+    main: int | None = None,
+    of: str = "worker",
 ) -> None:
-    """Give umbel's loggers their handlers; ``main`` is the supervisor, else this process."""
+    """Give umbel's loggers their handlers; ``main`` is the supervisor, else this process.
+
+    ``of`` whom the log file is: "worker" or "beat".
+    """
+    logfile = conf.value_of(f"{of}_logfile")
     form = conf.worker_log_format or LOG_FORMAT
     task_form = conf.worker_task_log_format or (JSON if form == JSON else TASK_LOG_FORMAT)
     color = conf.worker_log_color if color is None else color
-    colorize = not conf.worker_logfile and (sys.stderr.isatty() if color is None else color)
+    colorize = not logfile and (sys.stderr.isatty() if color is None else color)
     facts: dict[str, Any] = {
         "loglevel": level,
-        "logfile": conf.worker_logfile,
+        "logfile": logfile,
         "colorize": colorize,
     }
     if signals.setup_logging.has_receivers():
@@ -80,7 +89,7 @@ def set_up_logging(
         (logged, form, conf.worker_log_datefmt),
         (task_logger, task_form, conf.worker_task_log_datefmt or conf.worker_log_datefmt),
     ):
-        handler = _handler(conf.worker_logfile)
+        handler = _handler(logfile)
         handler.setFormatter(_formatter(its_form, dates, color=colorize))
         handler.addFilter(process_names)
         each.handlers[:] = [handler]

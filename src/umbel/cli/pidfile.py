@@ -45,7 +45,7 @@ def _claim(path: Path) -> None:
     with _locked(path.parent):
         pid = _read(path)
         if pid and pid != os.getpid() and _is_umbel(pid):
-            raise PidfileRefused(f"--pidfile {path}: a worker runs with it, process {pid}")
+            raise PidfileRefused(f"--pidfile {path}: process {pid} runs with it")
         fresh = path.with_name(f".{path.name}.{os.getpid()}")
         fresh.write_text(f"{os.getpid()}\n")
         fresh.replace(path)

@@ -38,7 +38,7 @@ import click
 from umbel import backoff, ids, signals
 from umbel.app import Umbel
 from umbel.cli.banner import banner
-from umbel.cli.detach import become_user, detach
+from umbel.cli.detach import detach, take_on
 from umbel.cli.find_app import imported, importing
 from umbel.cli.given import Given, open_app
 from umbel.cli.logs import logger, set_up_logging, task_hooks
@@ -114,7 +114,7 @@ def _run(
     app = load_app(given, asked.include, asked.settings)
     _let_configure(app, asked)
     conf = app.conf
-    _take_on(conf, ids.node_name(asked.node))
+    take_on(conf, ids.node_name(asked.node))
     set_up_logging(conf, asked.level, color=given.color)
     warn_of_settings(app)
     worker = make_worker(app, asked)
@@ -154,26 +154,6 @@ def _announce(worker: Worker) -> None:
 
 def _end_early(signum: int, _frame: FrameType | None) -> NoReturn:
     raise SystemExit(128 + signum)
-
-
-def _take_on(conf: Config, node: str) -> None:
-    """Be who the configuration says; its paths are expanded for this node."""
-    if conf.worker_umask is not None:
-        os.umask(_mask(conf.worker_umask))
-    become_user(conf.worker_uid, conf.worker_gid)
-    for name in ("worker_logfile", "worker_pidfile"):
-        path = conf.value_of(name)
-        if path:
-            conf.set_layer("command line", {name: ids.node_path(path, node)}, source=name)
-
-
-def _mask(umask: str | int) -> int:
-    try:
-        return int(umask, 8) if isinstance(umask, str) else umask
-    except ValueError:
-        raise click.UsageError(
-            f"--umask: expected octal digits such as 022, got {umask!r}"
-        ) from None
 
 
 def load_app(
@@ -332,14 +312,14 @@ def _supervise_only(given: Given, asked: Asked, shape: Shape) -> int:
     given = dataclasses.replace(given, workdir=None)  # we are there, and it may be relative
     conf = Config()
     conf.set_layer("command line", asked.settings, source="an option")
-    _take_on(conf, shape.node)
+    take_on(conf, shape.node)
     set_up_logging(conf, asked.level, color=given.color)
     supervisor = os.getpid()
 
     def make_worker_here() -> Worker:
         app = load_app(given, asked.include, asked.settings)
         _let_configure(app, asked)
-        _take_on(app.conf, shape.node)
+        take_on(app.conf, shape.node)
         set_up_logging(app.conf, asked.level, color=given.color, main=supervisor)
         worker = make_worker(app, asked)
         if os.getppid() != supervisor:  # it died meanwhile; later ends are seen by the child

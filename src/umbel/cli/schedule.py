@@ -12,7 +12,6 @@ import click
 from umbel.app import Umbel
 from umbel.cli.given import given, open_app, output_options, shared_options
 from umbel.cli.texts import table
-from umbel.exceptions import UmbelError
 from umbel.schedules import from_text
 from umbel.scheduling.changes import Shown
 from umbel.scheduling.entry import MISSED, OVERLAP
@@ -205,7 +204,7 @@ def _facts(app: Umbel, shown: Shown) -> dict[str, Any]:
         "schedule": str(entry.schedule),
         "from": shown.origin,
         "last run": _shown(state.sent_at, zone) if state and state.sent_at else "",
-        "outcome": _outcome(app, shown),
+        "outcome": _outcome(shown),
         "next run": "paused" if entry.paused else next_run or "none",
         "missed": state.missed if state else 0,
         "runs": state.runs if state else 0,
@@ -214,18 +213,11 @@ def _facts(app: Umbel, shown: Shown) -> dict[str, Any]:
     }
 
 
-def _outcome(app: Umbel, shown: Shown) -> str:
+def _outcome(shown: Shown) -> str:
     state = shown.state
     if state is None:
         return ""
-    if state.note:
-        return state.note
-    if not state.task_id:
-        return ""
-    try:
-        return str(app.AsyncResult(state.task_id).state)
-    except UmbelError:
-        return "unknown"
+    return state.note or shown.outcome or ("unknown" if state.task_id else "")
 
 
 def _from(shown: Shown) -> str:

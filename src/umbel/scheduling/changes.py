@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, Unpack
 
+from umbel.bridge import ResultBridge
 from umbel.canvas.signature import Signature
 from umbel.clock import Clock
-from umbel.exceptions import ImproperlyConfigured
+from umbel.exceptions import ImproperlyConfigured, TransportError, UmbelError
 from umbel.opened import Servers, clock_of
 from umbel.options import CallOptions, zone_of
 from umbel.result import AsyncResult
@@ -25,6 +26,7 @@ from umbel.scheduling.outlook import Run, following_of, next_runs
 from umbel.scheduling.state import State
 from umbel.servers.timetable import Timetable
 from umbel.spelling import suggestion
+from umbel.states import PENDING
 from umbel.wire.names import BEAT
 
 #: Attempts to change an entry that others change at the same time.
@@ -39,6 +41,11 @@ class Application(Protocol):
     @property
     def conf(self) -> Any:
         """The settings."""
+        ...
+
+    @property
+    def bridge(self) -> ResultBridge:
+        """What reads results."""
         ...
 
     def servers(self) -> Servers:
@@ -71,6 +78,8 @@ class Shown:
     state: State | None
     #: When it is sent next; None = never, or it is paused.
     next_at: float | None
+    #: The state of the last run's task; "" = there is none, or nobody can know.
+    outcome: str = ""
 
 
 class ScheduleChanges:
@@ -179,8 +188,9 @@ class ScheduleChanges:
         timetable = self._app.servers().broker.timetable
         kept = {} if timetable is None else timetable.progress(self.table)
         states = {name: State.read(each) for name, each in kept.items()}
+        outcomes = self._outcomes([each.task_id for each in states.values() if each])
         entries = self.entries().by_name
-        return [self._shown(entries[name], states.get(name)) for name in sorted(entries)]
+        return [self._shown(entries[name], states.get(name), outcomes) for name in sorted(entries)]
 
     def outlook(self, name: str, *, count: int = 10) -> Sequence[Run]:
         """Return the next runs of an entry, each with the reason if it is irregular."""
@@ -278,13 +288,32 @@ class ScheduleChanges:
             return State.begin(self.clock.now(), entry.rhythm)
         return state
 
-    def _shown(self, listed: Listed, state: State | None) -> Shown:
-        entry = listed.entry
-        if entry.paused:
-            return Shown(entry, listed.origin, state, None)
-        known = self._state(entry, state)
-        runs = [*next_runs(entry, known, now=self.clock.now(), zone=self.zone, count=1)]
-        return Shown(entry, listed.origin, state, runs[0].sent_at if runs else None)
+    def _outcomes(self, task_ids: Sequence[str]) -> Mapping[str, str]:
+        """Return the states of tasks as far as they can be known, having asked for all at once."""
+        bridge, wanted = self._app.bridge, [task_id for task_id in task_ids if task_id]
+        if not wanted or not bridge.store.shared:
+            return {}
+        try:
+            stored = bridge.store.get(wanted)
+        except TransportError:
+            return {}
+        found = {task_id: _status(bridge, each) for task_id, each in stored.items()}
+        return dict.fromkeys(wanted, PENDING) | found
+
+    def _shown(self, listed: Listed, state: State | None, outcomes: Mapping[str, str]) -> Shown:
+        entry, runs = listed.entry, list[Run]()
+        if not entry.paused:
+            known = self._state(entry, state)
+            runs += next_runs(entry, known, now=self.clock.now(), zone=self.zone, count=1)
+        outcome = outcomes.get(state.task_id, "") if state else ""
+        return Shown(entry, listed.origin, state, runs[0].sent_at if runs else None, outcome)
+
+
+def _status(bridge: ResultBridge, stored: bytes) -> str:
+    try:
+        return str(bridge.decode(stored)["status"])
+    except UmbelError:  # it was stored under other rules, or is damaged
+        return ""
 
 
 def _busy(name: str) -> ScheduleError:

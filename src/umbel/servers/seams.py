@@ -229,6 +229,8 @@ class ResultStore(Protocol):
 
     #: What may be why a result does not come, for people; "" = nothing in particular.
     caveat: str
+    #: Whether anybody can have them; else each is sent to its caller, who alone has it.
+    shared: bool
 
     @property
     def reply_to(self) -> str:

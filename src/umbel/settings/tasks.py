@@ -361,11 +361,17 @@ class Beat:
     beat_late_after = Setting(
         SECONDS, 1.0, "Seconds from which on the log tells of a run that is sent late.", celery=OURS
     )
-    beat_enable_remote_control = Later(BOOLEAN, False, "Beat answers remote control.")
-    beat_remote_control_max_tick_age = Later(optional(SECONDS), None, "Then it is taken for dead.")
-    beat_logfile = Later(optional(TEXT), None, "File that the log goes to.")
+    beat_enable_remote_control = Setting(
+        BOOLEAN, False, "Beat answers `ping`, as workers do: whether it lives can be asked."
+    )
+    beat_remote_control_max_tick_age = Setting(
+        optional(SECONDS), None, "Seconds at a stand after which it does not; None = 60, 0 = any."
+    )
+    beat_logfile = Setting(optional(TEXT), None, "File that the log goes to.")
     beat_pidfile = Setting(optional(TEXT), None, "File that has the process's number.")
-    beat_uid = Later(ANYTHING, None, "User that a detached beat becomes.")
-    beat_gid = Later(ANYTHING, None, "Group that a detached beat becomes.")
-    beat_umask = Later(ANYTHING, None, "File mode mask of a detached beat.")
-    beat_executable = Later(optional(TEXT), None, "Python that a detached beat runs with.")
+    beat_uid = Setting(ANYTHING, None, "User that beat becomes.")
+    beat_gid = Setting(ANYTHING, None, "Group that beat becomes.")
+    beat_umask = Setting(ANYTHING, None, "File mode mask of beat.")
+    beat_executable = Unused(
+        optional(TEXT), None, "In the background it is the same process, so the same Python."
+    )

@@ -251,6 +251,7 @@ class FlakyConsumer:
 class FlakyResults:
     def __init__(self, inner: ResultStore, faults: Faults) -> None:
         self.caveat = inner.caveat
+        self.shared = inner.shared
         self._inner = inner
         self._faults = faults
 

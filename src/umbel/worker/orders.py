@@ -3,12 +3,15 @@
 A thread of the node listens and answers; what shall last goes into the ledger, as if our own client
 had put it there, and the node looks at once. Commands of other names are left to Celery's workers,
 which may well be who is meant. Nothing that anybody sends ends the thread.
+
+    Obeying    performs the commands that it is given: beat's are fewer
+    Orders     those of a worker's node
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from umbel.control.revoking import REMEMBERED, signal_name
@@ -22,23 +25,19 @@ from umbel.worker.listening import Listening
 logger = logging.getLogger("umbel.worker")
 
 
-class Orders:
-    """Obeys remote control for a node, which starts and stops it."""
+#: Performs a command; what it returns is the answer, None = none is given.
+Performs = Callable[[Command], Any]
 
-    def __init__(
-        self, node: str, *, bus: Bus, ledger: Ledger | None, look: Callable[[], None]
-    ) -> None:
+
+class Obeying:
+    """Obeys some commands in a node's name, from ``start`` to ``stop``."""
+
+    def __init__(self, node: str, bus: Bus, commands: Mapping[str, Performs]) -> None:
         self._node = node
         self._bus = bus
-        self._ledger = ledger
-        self._look = look
+        self._commands = commands
         listening = Listening(bus, control.EXCHANGE, self._hear)
         self.start, self.stop = listening.start, listening.stop
-        self._commands: dict[str, Callable[[Command], Any]] = {
-            "ping": lambda _command: {"ok": "pong"},
-            "revoke": self._revoke,
-            "terminate": self._terminate,
-        }
 
     def _hear(self, messages: Sequence[Message]) -> None:
         for message in messages:
@@ -53,7 +52,7 @@ class Orders:
             logger.debug("The command %.100r is not known here", command.method)
             return
         answer = self._performed(perform, command)
-        if command.reply_to[0]:
+        if answer is not None and command.reply_to[0]:
             self._bus.post(control.reply_message(command, self._node, answer))
 
     def _performed(self, perform: Callable[[Command], Any], command: Command) -> Any:
@@ -62,6 +61,23 @@ class Orders:
         except (UmbelError, ValueError) as error:
             logger.warning("The command %.100r failed: %s", command.method, error)
             return {"error": repr(error)}
+
+
+class Orders:
+    """Obeys remote control for a worker's node, which starts and stops it."""
+
+    def __init__(
+        self, node: str, *, bus: Bus, ledger: Ledger | None, look: Callable[[], None]
+    ) -> None:
+        self._ledger = ledger
+        self._look = look
+        commands: Mapping[str, Performs] = {
+            "ping": pong,
+            "revoke": self._revoke,
+            "terminate": self._terminate,
+        }
+        obeying = Obeying(node, bus, commands)
+        self.start, self.stop = obeying.start, obeying.stop
 
     def _revoke(self, command: Command) -> Any:
         arguments = command.arguments
@@ -82,3 +98,8 @@ class Orders:
         if self._ledger is None:
             raise ImproperlyConfigured("revocations need a ledger, and this worker has none")
         self._ledger.revoke(task_ids, expires_in=REMEMBERED, by="remote control", signal=signal)
+
+
+def pong(_command: Command) -> Any:
+    """Answer as Celery's workers do."""
+    return {"ok": "pong"}

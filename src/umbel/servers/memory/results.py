@@ -18,6 +18,7 @@ class MemoryResults:
     def __init__(self, space: Space) -> None:
         self.reply_to = ""
         self.caveat = ""
+        self.shared = True
         self._space = space
 
     def put(self, records: Sequence[ResultRecord]) -> None:

@@ -39,6 +39,7 @@ class RabbitResults:
         "results of rpc:// come to the process that sent the task, and to no other: name a "
         "result_backend that keeps them, if others shall see them"
     )
+    shared = False
 
     def __init__(self, hub: Hub, publishing: Publishing) -> None:
         self._hub = hub

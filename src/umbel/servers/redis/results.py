@@ -31,6 +31,7 @@ class RedisResults:
 
     reply_to = ""
     caveat = ""
+    shared = True
 
     def __init__(self, connections: Connections, keys: Keys, options: Options) -> None:
         self._connections = connections

@@ -35,6 +35,7 @@ class SqliteResults:
 
     reply_to = ""
     caveat = ""
+    shared = True
 
     def __init__(self, store: Store) -> None:
         self._store = store
