@@ -18,6 +18,7 @@ from bench.cases import (
     publisher,
     recovery,
     recycling,
+    ticking,
     waiting,
 )
 
@@ -36,6 +37,7 @@ CASES = (
     recycling.CASE,
     recovery.CASE,
     beat.CASE,
+    ticking.CASE,
     *on_redis.CASES,
     *on_rabbitmq.CASES,
 )
