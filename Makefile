@@ -8,6 +8,8 @@ STAMP  := $(VENV)/.installed
 CODE   := $(wildcard src tests bench)
 # More options for pytest: make test PYTEST="-k lease -x"
 PYTEST ?=
+# How many processes run the tests: make test PROCESSES=0 runs them in pytest's own
+PROCESSES ?= 2
 # How long to soak: make soak MINUTES=60
 MINUTES ?= 15
 
@@ -26,7 +28,7 @@ demo: $(STAMP) ## analyse Python's standard library with tasks on several worker
 	@$(BIN)/umbel demo
 
 test: $(STAMP) servers ## run every test, with real servers
-	$(BIN)/pytest $(PYTEST)
+	$(BIN)/pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 test-fast: $(STAMP) ## run the tests that need no server
 	$(BIN)/pytest -m "not servers" $(PYTEST)

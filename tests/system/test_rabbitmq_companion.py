@@ -70,7 +70,8 @@ def test_a_task_that_kills_its_worker_ends_among_the_dead_letters_of_the_compani
         assert runs(project, "killer") in (3, 4)
         ledger = app.servers().ledger
         assert ledger is not None
-        (letter,) = ledger.dead_letters()
+        # The result is stored before the end of its message.
+        (letter,) = eventually(ledger.dead_letters, bool)
         assert (letter.message.id, letter.queue) == (killer.id, "celery")
         # And back it goes, with its counts at zero.
         assert ledger.requeue([letter.key]) == 1

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.timeout(150)
 #: Probabilities that make each gap be hit often among some thousand tasks.
 GAPS = {
     "delivery.received": 0.08,
-    "run": 0.003,
+    "run": 0.01,
     "commit.begun": 0.08,
     "delivery.ending": 0.08,
     "delivery.committed": 0.08,
