@@ -27,6 +27,7 @@ app = Umbel(
     "chaos",
     broker=os.environ["CHAOS_BROKER"],
     worker_lease=float(os.environ.get("CHAOS_LEASE", "2")),
+    task_max_deliveries=int(os.environ.get("CHAOS_MAX_DELIVERIES", "3")),
 )
 journal = Journal(Path(os.environ["CHAOS_JOURNAL"]))
 #: Gap -> probability that the process dies in it each time it gets there.

@@ -32,6 +32,8 @@ class Chaos:
     concurrency: int = 2
     lease: float = 2.0
     slowness: float = 0.0
+    #: Random kills charge the innocent now and then; none shall use up its budget by that.
+    max_deliveries: int = 1000
 
     @property
     def journal(self) -> Path:
@@ -51,6 +53,7 @@ class Chaos:
             "CHAOS_C": str(self.concurrency),
             "CHAOS_LEASE": str(self.lease),
             "CHAOS_SLOWNESS": str(self.slowness),
+            "CHAOS_MAX_DELIVERIES": str(self.max_deliveries),
         }
 
 

@@ -150,7 +150,7 @@ def test_what_a_killed_producer_was_told_is_stored(chaos: Chaos, tmp_path: Path)
 def test_a_task_that_kills_its_worker_is_dead_lettered_and_no_other_is_charged(
     chaos: Chaos, tmp_path: Path
 ) -> None:
-    calm = Chaos(chaos.broker, tmp_path, {}, concurrency=1)
+    calm = Chaos(chaos.broker, tmp_path, {}, concurrency=1, max_deliveries=3)
     with worker(calm), Umbel("client", broker=calm.broker, set_as_current=False) as app:
         killer = app.send_task("chaos.killer")
         ids = send(calm, 200)
