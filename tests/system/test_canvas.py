@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ import pytest
 from tests.system.engines import running
 from umbel import Signature, Task, Umbel, chain, chord, group
 from umbel.exceptions import ChordError, Ignore, ImproperlyConfigured, Reject, TaskRevokedError
-from umbel.result import allow_join_result
+from umbel.result import AsyncResult, allow_join_result
 from umbel.testing.probe import Probe
 
 #: Seconds.
@@ -266,6 +267,35 @@ def test_what_came_of_a_task_can_be_drawn(t: Tasks) -> None:
     assert f'"{first.id}" -> "{last.id}";' in drawn
     assert drawn.count("SUCCESS") == 2
     assert [value for _, value in first.collect()] == [2, 7]
+
+
+def test_a_whole_workflow_may_be_called_off(t: Tasks) -> None:
+    begun, called_off = threading.Event(), threading.Event()
+
+    @t.app.task
+    def lead(x: int) -> str:
+        begun.set()
+        assert called_off.wait(PATIENCE)
+        return t.note.delay(str(x)).id
+
+    with running(t.app, lanes=2):
+        # Given a workflow whose first task runs, and has not sent what it will send
+        workflow = lead.s(7) | t.same.s() | group(t.same.s(), t.same.s()) | t.same.s()
+        result = workflow.apply_async()
+        assert begun.wait(PATIENCE)
+        # When
+        result.revoke(tree=True)
+        called_off.set()
+        # Then what ran goes on; nothing comes of it, and every id has ended
+        *_, first = result.ancestors()
+        assert isinstance(first, AsyncResult)
+        sent = AsyncResult[None](first.get(timeout=PATIENCE), app=t.app)
+        for each in (sent, result):
+            with pytest.raises(TaskRevokedError, match="revoked"):
+                each.get(timeout=PATIENCE)
+        # And other workflows run
+        assert (t.add.s(1) | t.add.s(1)).apply_async().get(timeout=PATIENCE) == 3
+    assert t.noted == []
 
 
 def test_lineage(t: Tasks) -> None:

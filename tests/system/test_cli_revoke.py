@@ -41,6 +41,12 @@ def wait(path):
 
 
 @app.task
+def lead(path):
+    wait(path)
+    touch.delay("child")
+
+
+@app.task
 def clean_up(path):
     def leave(*_):
         note("cleaned")
@@ -148,6 +154,22 @@ def test_what_runs_goes_on_unless_it_is_terminated(project: Project) -> None:
         assert begun(project, "one") == [pid]
         assert "is terminated by" in worker.log.read_text()
     assert not (project.folder / "never").exists()
+
+
+def test_all_that_a_task_will_send_may_be_called_off(project: Project) -> None:
+    with project.worker("worker", "-c", "1"):
+        # Given a task that runs, and has sent nothing yet
+        one = call(project, "lead", "one")
+        begun(project, "one")
+        # When
+        assert project.out("revoke", "--root", one) == "Revoked 1 task."
+        project.write("go", "")
+        # Then it goes on, but what it sends does not run
+        shown = eventually(
+            lambda: project.out("workflow", one), lambda text: "waits" not in text and "\n" in text
+        )
+        assert [line.split()[0] for line in shown.splitlines()] == ["SUCCESS", "REVOKED"]
+    assert not (project.folder / "child").exists()
 
 
 def end_after(project: Project, task_id: str, seconds: float) -> str:

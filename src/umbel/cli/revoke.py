@@ -5,16 +5,18 @@ from __future__ import annotations
 import getpass
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import click
 
 from umbel import ids
+from umbel.app import Umbel
 from umbel.cli.given import given, open_app, shared_options
 from umbel.cli.moments import span
 from umbel.control.revoking import REMEMBERED, revoke, signal_name
 from umbel.control.wording import count
+from umbel.result.record import parts_of
 
 
 def _signal(_ctx: click.Context, _parameter: click.Parameter, value: str) -> str:
@@ -41,6 +43,12 @@ def _signal(_ctx: click.Context, _parameter: click.Parameter, value: str) -> str
     callback=span,
     help="How long it is remembered: 7d, 12h, or seconds; otherwise 30 days.",
 )
+@click.option(
+    "--root",
+    "whole",
+    is_flag=True,
+    help="They are first tasks of workflows: call off these, and all they send, sent or not.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def command(
@@ -54,9 +62,11 @@ def command(
     """
     expires: float | None = options["expires"]
     with open_app(given(ctx)) as app:
+        named = list(_all(task_ids))
         number = revoke(
             app.servers(),
-            list(_all(task_ids)),
+            _parts(app, named) if options["whole"] else named,
+            roots=named if options["whole"] else (),
             terminate=options["terminate"],
             signal=options["signal"],
             expires_in=REMEMBERED if expires is None else expires,
@@ -71,6 +81,11 @@ def _all(task_ids: Sequence[str]) -> Iterator[str]:
             yield from sys.stdin.read().split()
         else:
             yield each
+
+
+def _parts(app: Umbel, roots: Iterable[str]) -> list[str]:
+    """Return the ids of all tasks that results tell of."""
+    return [part.id for each in roots for part in parts_of(app.AsyncResult(each))]
 
 
 def _user() -> str:

@@ -13,7 +13,8 @@ from umbel.control.nodes import living_nodes
 from umbel.control.why import Facts
 from umbel.opened import Servers
 from umbel.routing import Router
-from umbel.servers.seams import DeadLetter, Place
+from umbel.servers.seams import DeadLetter, Ledger, Place, Revocation
+from umbel.wire.names import tree_of
 from umbel.wire.result import result_of
 from umbel.wire.times import from_iso
 
@@ -59,12 +60,19 @@ def gather(app: LookedAt, task_id: str, *, task: str = "") -> Facts:
         places=places,
         depths=depths,
         nodes=nodes,
-        revocation=None if ledger is None else ledger.revoked([task_id]).get(task_id),
+        revocation=_revocation(ledger, task_id, places),
         letter=_letter(servers, task_id),
         state=meta["status"],
         error=_error(meta),
         done_at=_done_at(meta),
     )
+
+
+def _revocation(ledger: Ledger | None, task_id: str, places: Sequence[Place]) -> Revocation | None:
+    """Return how a task is revoked, itself or with its workflow."""
+    names = [task_id, *(tree_of(each.message.headers) for each in places)]
+    found = {} if ledger is None else ledger.revoked(names)
+    return next((found[each] for each in names if each in found), None)
 
 
 def _far_first(places: Sequence[Place]) -> tuple[Place, ...]:

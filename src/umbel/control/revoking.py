@@ -9,6 +9,7 @@ from umbel import ids
 from umbel.control import commands
 from umbel.opened import Servers
 from umbel.wire.control import Command, revoke_arguments
+from umbel.wire.names import tree
 
 #: Seconds for which a revocation is remembered: longer than tasks are delayed in practice.
 REMEMBERED = 30 * 86400.0
@@ -24,9 +25,11 @@ def revoke(
     signal: str | int | None = None,
     expires_in: float = REMEMBERED,
     by: str = "",
+    roots: Iterable[str] = (),
 ) -> int:
     """Remember that these tasks shall not run; return how many ids were given.
 
+    Nor shall any that are part of the workflows that began with ``roots``, sent by now or not.
     With ``terminate`` what runs already is ended, on whatever machine, within about a second: a
     coroutine is cancelled; a process gets the signal (TERM), and another takes its place.
     Celery's workers are told too, where they can hear it.
@@ -34,6 +37,8 @@ def revoke(
     ledger = servers.ledger_for("revocations")
     name = signal_name(signal or "SIGTERM") if terminate else ""
     count = 0
+    for page in _pages(map(tree, roots)):
+        ledger.revoke(page, expires_in=expires_in, by=by or ids.origin(), signal=name)
     for page in _pages(task_ids):
         ledger.revoke(page, expires_in=expires_in, by=by or ids.origin(), signal=name)
         if servers.broker.bus is not None:

@@ -83,15 +83,26 @@ class ResultBase:
         signal: str | None = None,
         wait: bool = False,
         timeout: float | None = None,
+        *,
+        tree: bool = False,
     ) -> None:
         """Call the task off: a worker that receives it will not run it, and stores REVOKED.
 
         The revocation is kept in the ledger, for 30 days, so it survives restarts; it is there on
         return, so there is no reply to wait for. With ``terminate`` what runs is ended too, see
         ``app.control.revoke``.
+
+        With ``tree`` that goes for the whole workflow: for what comes before it, and for all that
+        any of these tasks sent or will send.
         """
-        ids = [leaf.id for leaf in self.leaves()]
-        revoke(self.app.servers(), ids, terminate=terminate, signal=signal)
+        given = [leaf.id for each in (self, *self.ancestors()) for leaf in each.leaves()]
+        revoke(
+            self.app.servers(),
+            (leaf.id for leaf in (parts_of(self) if tree else self.leaves())),
+            roots=given if tree else (),
+            terminate=terminate,
+            signal=signal,
+        )
 
 
 class TaskRecord(ResultBase, Generic[R_co]):
@@ -261,6 +272,26 @@ class TaskRecord(ResultBase, Generic[R_co]):
     def __repr__(self) -> str:
         """Name the class and the id."""
         return f"<{type(self).__name__}: {self.id}>"
+
+
+def parts_of(result: ResultBase) -> Iterator[TaskRecord[Any]]:
+    """Yield the tasks of a workflow that are known: what came before this, and all that came of it.
+
+    Level by level, each asked for in one round trip.
+    """
+    seen: set[str] = set()
+    level: list[Any] = [result, *result.ancestors()]
+    while level:
+        leaves = {leaf.id: leaf for each in level for leaf in each.leaves() if leaf.id not in seen}
+        seen.update(leaves)
+        load(leaves.values())
+        yield from leaves.values()
+        sent = [child for leaf in _ready(leaves.values()) for child in leaf.children or ()]
+        level = [part for child in sent for part in (child, *child.ancestors())]
+
+
+def _ready(tasks: Iterable[Any]) -> Iterator[Any]:
+    return (each for each in tasks if not each.is_open())
 
 
 def load(results: Iterable[TaskRecord[Any]]) -> None:

@@ -51,6 +51,7 @@ from umbel.servers.seams import (
 )
 from umbel.servers.timetable import OrderedTimetable, Timetable
 from umbel.topology import Binding, Topology
+from umbel.wire.names import tree_of
 
 #: Seconds for which a message that comes again, with nothing against it, is kept back.
 GRACE = 0.05
@@ -185,7 +186,7 @@ class CompanionConsumer:
         if not ready:
             return []
         charges = self._charges(ready)
-        revoked = self._ledger.revoked([each.message.id for each in ready])
+        revoked = self._ledger.revoked([name for each in ready for name in _names(each)])
         for _ in ready:
             self._line.popleft()
         return [_marked(each, charges, revoked) for each in ready]
@@ -195,11 +196,16 @@ class CompanionConsumer:
         return self._ledger.charges(again) if again else {}
 
 
+def _names(delivery: Delivery) -> tuple[str, str]:
+    """Return the ids under which a task may be revoked."""
+    return delivery.message.id, tree_of(delivery.message.headers)
+
+
 def _marked(
     delivery: Delivery, charges: Mapping[str, Charge], revoked: Mapping[str, Revocation]
 ) -> Delivery:
     charge = charges.get(delivery.message.id, NO_CHARGE)
-    is_revoked = delivery.message.id in revoked
+    is_revoked = not revoked.keys().isdisjoint(_names(delivery))
     if charge is NO_CHARGE and not is_revoked:
         return delivery
     return replace(

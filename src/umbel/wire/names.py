@@ -143,6 +143,16 @@ PRIORITY_STEPS: Final = (0, 3, 6, 9)
 LONGEST_ID: Final = 255
 
 
+def tree(root_id: str) -> str:
+    """Return under which id it is kept that all of a workflow is revoked."""
+    return f"tree:{root_id}"
+
+
+def tree_of(headers: Mapping[str, Any]) -> str:
+    """Return the id of the workflow that a message is part of, as ``tree`` makes it."""
+    return tree(str(headers.get("root_id")))
+
+
 def is_clean(value: object) -> TypeGuard[str]:
     """Tell whether this is a text that every server can use as a key: no NUL, no lone surrogate."""
     if not isinstance(value, str) or not value:

@@ -38,6 +38,7 @@ from umbel.servers.memory.joins import JoinTable
 from umbel.servers.memory.shelf import Shelf
 from umbel.servers.seams import Charge, DeadLetter, Revocation
 from umbel.topology import Binding, Exchange, Queue, route
+from umbel.wire.names import tree_of
 
 
 class Entry:
@@ -204,7 +205,8 @@ class Space:
             suspect=entry.suspect,
             redelivered=entry.redelivered,
             verdict=entry.verdict,
-            revoked=self.is_revoked(entry.message.id, now),
+            revoked=self.is_revoked(entry.message.id, now)
+            or self.is_revoked(tree_of(entry.message.headers), now),
         )
 
     def is_revoked(self, task_id: str, now: float) -> bool:

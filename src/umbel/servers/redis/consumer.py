@@ -38,7 +38,7 @@ from typing import Any
 
 from umbel import telemetry
 from umbel.exceptions import ConnectionLost, TransportError
-from umbel.message import Delivery
+from umbel.message import Delivery, Message
 from umbel.servers.redis import scripts
 from umbel.servers.redis.connection import Connections, Link, Waker, Word, pack, text
 from umbel.servers.redis.ending import end
@@ -46,7 +46,7 @@ from umbel.servers.redis.keys import Keys
 from umbel.servers.redis.ledger import revocations
 from umbel.servers.redis.options import Options
 from umbel.wire.envelope import unpack
-from umbel.wire.names import REDELIVERED
+from umbel.wire.names import REDELIVERED, tree_of
 
 #: Bytes of messages after which a batch is full, whatever its limit.
 MOST_BYTES = 8 << 20
@@ -231,15 +231,17 @@ class RedisConsumer:
                     losses,
                     suspect,
                     mark is not None or bool(message.headers.get(REDELIVERED)),
-                    self._is_revoked(message.id) if self._revoked else False,
+                    self._is_revoked(message) if self._revoked else False,
                     verdict,
                     problem,
                 )
             )
         return deliveries
 
-    def _is_revoked(self, task_id: str) -> bool:
-        return self._revoked.get(task_id, 0.0) > self._monotonic()
+    def _is_revoked(self, message: Message) -> bool:
+        now = self._monotonic()
+        ids = (message.id, tree_of(message.headers))
+        return any(self._revoked.get(each, 0.0) > now for each in ids)
 
     def _wait(self, until: float) -> bool:
         """Wait for a notice or a call of ``wake``; return whether it was ``wake``."""

@@ -23,6 +23,7 @@ from umbel.servers.sqlite.bells import CONSUMER, Bell
 from umbel.servers.sqlite.connection import Transaction
 from umbel.servers.sqlite.packing import storable, unpack
 from umbel.servers.sqlite.storing import NAP, Store, sort
+from umbel.wire.names import tree_of
 
 #: Delayed messages made ready by one receive, so that many due at once do not stall everyone.
 PROMOTE_LIMIT = 500
@@ -193,14 +194,18 @@ class SqliteConsumer:
         return deliveries
 
     def _mark_revoked(self, deliveries: list[Delivery]) -> list[Delivery]:
-        ids = json.dumps([storable(each.message.id) for each in deliveries])
+        ids = [
+            (storable(each.message.id), storable(tree_of(each.message.headers)))
+            for each in deliveries
+        ]
+        asked = json.dumps([each for both in ids for each in both])
         now = self._database.clock.now()
         with self._database.read() as connection:
-            rows = connection.execute(sql.REVOKED, (ids, now)).fetchall()
+            rows = connection.execute(sql.REVOKED, (asked, now)).fetchall()
         revoked = {row[0] for row in rows}
         return [
-            replace(each, revoked=True) if storable(each.message.id) in revoked else each
-            for each in deliveries
+            each if revoked.isdisjoint(both) else replace(each, revoked=True)
+            for each, both in zip(deliveries, ids, strict=True)
         ]
 
     # --- the end of holds

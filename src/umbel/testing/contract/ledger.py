@@ -6,6 +6,7 @@ from umbel.ids import new_id
 from umbel.message import Effects, Ending
 from umbel.servers.seams import Charge, DeadConsumer, DeadLetter
 from umbel.testing.contract.stage import LONG, Stage, Suite, ids, in_thread, message
+from umbel.wire.names import tree
 
 
 class LedgerContract(Suite):
@@ -140,6 +141,16 @@ class LedgerContract(Suite):
         stage.ledger.revoke([task_id], expires_in=LONG)
         stage.send(queue, id=task_id)
         assert stage.one(stage.consumer(queue)).revoked
+
+    def test_a_workflow_is_revoked_by_the_id_of_its_first_task(
+        self, stage: Stage, queue: str
+    ) -> None:
+        root = new_id()
+        stage.ledger.revoke([tree(root)], expires_in=LONG)
+        (free,) = stage.send(queue, headers={"root_id": new_id()})
+        (part,) = stage.send(queue, headers={"root_id": root})
+        got = {each.message.id: each.revoked for each in stage.take(stage.consumer(queue), 2)}
+        assert got == {free: False, part: True}
 
     def test_delayed_tasks_that_are_revoked_are_marked(self, stage: Stage, queue: str) -> None:
         (task_id,) = stage.send(queue, not_before=stage.clock.now() + stage.short)
