@@ -75,4 +75,24 @@ def test_a_workflow_is_shown_as_a_tree(project: Project) -> None:
     assert lines[1].split()[:3] == ["group", "of", "2"]
     assert project.out("workflow", last, "--dot").startswith("digraph workflow {")
     waiting = project.out("workflow", first).splitlines()
-    assert waiting[-1] == f"waits for {later}"
+    assert waiting[-1].startswith(f"waits for {later}: it is ready in queue nobody")
+    assert "no worker" in waiting[-1]
+
+
+def test_it_is_followed_until_its_end(project: Project) -> None:
+    done = subprocess.run(
+        [sys.executable, "send.py"],
+        cwd=project.folder,
+        env=project.environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    _, later, first = done.stdout.split()
+    watching = project.start("workflow", first, "--follow", "-i", "0.1")
+    with project.worker("worker", "-A", "tasks", "-c", "1", "-Q", "nobody"):
+        out, _ = watching.communicate(timeout=30)
+    assert [line.split()[:2] for line in out.splitlines()] == [
+        ["SUCCESS", first],
+        ["SUCCESS", later],
+    ]

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
 
 from umbel.app import Umbel
 from umbel.cli.given import given, open_app, shared_options
+from umbel.cli.numbers import Number
+from umbel.clock import SYSTEM_CLOCK
+from umbel.control.facts import gather
+from umbel.control.why import answer
 from umbel.result import AsyncResult, GroupResult
 
 #: Unfinished tasks that are named.
@@ -19,24 +26,61 @@ _NAMED = 10
 @shared_options
 @click.argument("task_id", metavar="ID")
 @click.option("--dot", is_flag=True, help="Print it in Graphviz's language: pipe it to dot -Tsvg.")
+@click.option("-f", "--follow", is_flag=True, help="Show it anew until all of it has ended.")
+@click.option(
+    "-i",
+    "--interval",
+    type=Number(min=0.1),
+    default=1.0,
+    show_default=True,
+    help="Seconds between two looks.",
+)
 @click.pass_context
-def command(ctx: click.Context, /, *, task_id: str, dot: bool) -> None:
+def command(
+    ctx: click.Context, /, *, task_id: str, dot: bool, follow: bool, interval: float
+) -> None:
     """Print the workflow that the task ID is part of, from its first task on.
 
     What is known of it is what was stored: a task that has not run yet is seen if its id is in the
-    result of one that has.
+    result of one that has. Of those that the workflow waits for it is said why they do not run.
     """
     with open_app(given(ctx)) as app:
-        root = _root(app, task_id)
         if dot:
-            click.echo(root.graph.to_dot(), nl=False)
-            return
+            click.echo(_root(app, task_id).graph.to_dot(), nl=False)
+        elif follow:
+            _follow(app, task_id, interval)
+        else:
+            for line in _Sight.of(app, task_id).lines:
+                click.echo(line)
+
+
+def _follow(app: Umbel, task_id: str, interval: float) -> None:
+    """Show it until it has ended; where there is no terminal, only then."""
+    with Live(console=Console(highlight=False, soft_wrap=True), auto_refresh=False) as live:
+        while True:
+            sight = _Sight.of(app, task_id)
+            live.update(Text("\n".join(sight.lines)), refresh=True)
+            if sight.has_ended:
+                return
+            SYSTEM_CLOCK.sleep(interval)
+
+
+class _Sight(NamedTuple):
+    """A workflow as it was seen."""
+
+    lines: list[str]
+    has_ended: bool
+
+    @classmethod
+    def of(cls, app: Umbel, task_id: str) -> _Sight:
+        """Look."""
         unfinished: list[str] = []
-        for line in _lines(root, unfinished):
-            click.echo(line)
-        if unfinished:
-            more = f" and {len(unfinished) - _NAMED} more" if len(unfinished) > _NAMED else ""
-            click.echo(f"waits for {', '.join(unfinished[:_NAMED])}{more}")
+        lines = list(_lines(_root(app, task_id), unfinished))
+        for each in unfinished[:_NAMED]:
+            lines.append(f"waits for {each}: {answer(gather(app, each)).text}")
+        if len(unfinished) > _NAMED:
+            lines.append(f"and for {len(unfinished) - _NAMED} more")
+        return cls(lines, not unfinished)
 
 
 def _root(app: Umbel, task_id: str) -> AsyncResult[Any]:
