@@ -76,8 +76,9 @@ class _Sight(NamedTuple):
         """Look."""
         unfinished: list[str] = []
         lines = list(_lines(_root(app, task_id), unfinished))
-        for each in unfinished[:_NAMED]:
-            lines.append(f"waits for {each}: {answer(gather(app, each)).text}")
+        lines += [
+            f"waits for {each}: {answer(gather(app, each)).text}" for each in unfinished[:_NAMED]
+        ]
         if len(unfinished) > _NAMED:
             lines.append(f"and for {len(unfinished) - _NAMED} more")
         return cls(lines, not unfinished)
