@@ -306,18 +306,16 @@ class Umbel:
         made: Signature[Any] = maybe_signature(Signature(*args, app=self, **kwargs), self)
         return made
 
-    def AsyncResult(self, task_id: str, **options: Any) -> result.AsyncResult[Any]:  # noqa: N802 -- Celery's name
+    def AsyncResult(self, task_id: str, **options: Any) -> result.AsyncResult[Any]:
         """Return the result object of a task sent earlier, maybe elsewhere."""
         return result.AsyncResult(task_id, app=self, **options)
 
     @property
-    def GroupResult(self) -> result.GroupResults:  # noqa: N802 -- Celery's name
+    def GroupResult(self) -> result.GroupResults:
         """Makes result objects of groups, and restores saved ones."""
         return result.GroupResults(self)
 
-    def ResultSet(  # noqa: N802 -- Celery's name
-        self, results: Iterable[result.AsyncResult[R]] = ()
-    ) -> result.ResultSet[R]:
+    def ResultSet(self, results: Iterable[result.AsyncResult[R]] = ()) -> result.ResultSet[R]:
         """Return several results as one object."""
         return result.ResultSet(results, app=self)
 

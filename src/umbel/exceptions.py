@@ -61,7 +61,7 @@ class UmbelError(Exception):
 CeleryError = UmbelError
 
 
-class TaskPredicate(UmbelError):  # noqa: N818 -- Celery's public names, no errors but verdicts
+class TaskPredicate(UmbelError):
     """A task said how it wants to end."""
 
 
@@ -142,7 +142,7 @@ class TaskError(UmbelError):
     """Something is wrong with a task."""
 
 
-class NotRegistered(TaskError, KeyError):  # noqa: N818 -- Celery's public name
+class NotRegistered(TaskError, KeyError):
     """No task of this name is known here. Import the module that defines it, or check the name."""
 
     #: How the text ends where there is a similar name.
@@ -155,11 +155,11 @@ class NotRegistered(TaskError, KeyError):  # noqa: N818 -- Celery's public name
         return f"no task named {self.args[0]!r} is registered{self.hint}"
 
 
-class AlreadyRegistered(TaskError):  # noqa: N818 -- Celery's public name
+class AlreadyRegistered(TaskError):
     """Another task has this name."""
 
 
-class QueueNotFound(TaskError, KeyError):  # noqa: N818 -- Celery's public name
+class QueueNotFound(TaskError, KeyError):
     """This queue is not in task_queues, and task_create_missing_queues is off."""
 
     def __str__(self) -> str:
@@ -167,7 +167,7 @@ class QueueNotFound(TaskError, KeyError):  # noqa: N818 -- Celery's public name
         return str(self.args[0]) if self.args else UmbelError.__str__(self)
 
 
-class IncompleteStream(TaskError):  # noqa: N818 -- Celery's public name
+class IncompleteStream(TaskError):
     """The end of a stream was reached too early."""
 
 
@@ -192,11 +192,11 @@ class ChordError(TaskError):
     """A member of the chord's header failed."""
 
 
-class TimeoutError(TaskError, builtins.TimeoutError):  # noqa: A001 -- Celery's public name
+class TimeoutError(TaskError, builtins.TimeoutError):
     """The operation timed out."""
 
 
-class ImproperlyConfigured(UmbelError):  # noqa: N818 -- Celery's public name
+class ImproperlyConfigured(UmbelError):
     """A setting is wrong."""
 
 
@@ -216,7 +216,7 @@ class DecodeError(SerializationError):
     """Bytes cannot be decoded as their content type says."""
 
 
-class ContentDisallowed(SerializationError):  # noqa: N818 -- kombu's public name
+class ContentDisallowed(SerializationError):
     """This content type is not in accept_content."""
 
 
@@ -227,7 +227,7 @@ class TransportError(UmbelError):
 OperationalError = TransportError
 
 
-class ConnectionLost(TransportError):  # noqa: N818 -- states what happened
+class ConnectionLost(TransportError):
     """The connection to the server broke; whether the last operation took place is not known."""
 
 
@@ -248,15 +248,15 @@ class PublishError(TransportError):
         return f"{self.message or 'not sent'}: {first_id}: {reason}{more}"
 
 
-class Unroutable(PublishError):  # noqa: N818 -- AMQP's word
+class Unroutable(PublishError):
     """No queue is bound for these messages. Declare the queue or its binding first."""
 
 
-class MessageTooLarge(PublishError):  # noqa: N818 -- states what happened
+class MessageTooLarge(PublishError):
     """The message is larger than the server takes. Send a reference to the data instead."""
 
 
-class TopologyConflict(TransportError):  # noqa: N818 -- states what happened
+class TopologyConflict(TransportError):
     """One of this name exists with other properties. Use another name, or delete it."""
 
 
@@ -272,15 +272,15 @@ class WorkerLostError(UmbelError):
     """The worker process running the task died, more often than the task's budget allows."""
 
 
-class Terminated(UmbelError):  # noqa: N818 -- Celery's public name
+class Terminated(UmbelError):
     """The process running the task was ended on request."""
 
 
-class TimeLimitExceeded(UmbelError):  # noqa: N818 -- Celery's public name
+class TimeLimitExceeded(UmbelError):
     """The task ran over its hard time limit and its process was ended."""
 
 
-class SoftTimeLimitExceeded(UmbelError):  # noqa: N818 -- Celery's public name
+class SoftTimeLimitExceeded(UmbelError):
     """The task ran over its soft time limit; it may catch this and tidy up."""
 
 

@@ -24,7 +24,7 @@ from umbel.exceptions import (
     ConnectionLost,
     MessageTooLarge,
     PublishError,
-    TimeoutError,  # noqa: A004 -- ours
+    TimeoutError,
     Unroutable,
 )
 from umbel.message import Message

@@ -365,7 +365,7 @@ class Task(Composable[P, R]):
         record = ResultRecord(task_id, data, state, values["result_expires"])
         self.app.servers().results.put([record])
 
-    def AsyncResult(self, task_id: str, **options: Any) -> AsyncResult[R]:  # noqa: N802 -- Celery's name
+    def AsyncResult(self, task_id: str, **options: Any) -> AsyncResult[R]:
         """Return the result object of a call of this task."""
         return AsyncResult(task_id, app=self.app, **options)
 

@@ -26,7 +26,7 @@ from tests.system.chaos.harness import Chaos, Verdict, worker
 from tests.system.chaos.journal import read
 from umbel import Umbel
 from umbel.clock import SYSTEM_CLOCK
-from umbel.exceptions import TimeoutError, TransportError  # noqa: A004 -- ours
+from umbel.exceptions import TimeoutError, TransportError
 
 #: How often every fault is tried.
 ROUNDS = int(os.environ.get("UMBEL_CHAOS_ROUNDS", "1"))

@@ -18,7 +18,7 @@ from tests.servers import rabbitmq_server, rabbitmqctl
 from tests.sharing import server_directory
 from umbel import servers
 from umbel.clock import SYSTEM_CLOCK
-from umbel.exceptions import ConnectionLost, TimeoutError, TransportError  # noqa: A004 -- ours
+from umbel.exceptions import ConnectionLost, TimeoutError, TransportError
 from umbel.ids import new_id
 from umbel.message import Delivery, Effects, Message, ResultRecord
 from umbel.servers.seams import Consumer, Server

@@ -11,7 +11,7 @@ import pytest
 
 from tests.system.projects import eventually
 from umbel import Umbel
-from umbel.exceptions import TimeoutError  # noqa: A004 -- ours
+from umbel.exceptions import TimeoutError
 from umbel.testing import running_worker
 
 CALLERS = """

@@ -22,7 +22,7 @@ from umbel.exceptions import (
     MessageTooLarge,
     PublishError,
     StorageError,
-    TimeoutError,  # noqa: A004 -- Celery's public name
+    TimeoutError,
     Unroutable,
 )
 from umbel.ids import new_id

@@ -21,7 +21,7 @@ from tests.results import Writer, put
 from umbel import servers
 from umbel.bridge import ResultBridge, aio
 from umbel.clock import SYSTEM_CLOCK
-from umbel.exceptions import TimeoutError  # noqa: A004 -- umbel's, which is also the builtin one
+from umbel.exceptions import TimeoutError
 from umbel.ids import new_id
 from umbel.servers.seams import ResultStore
 from umbel.testing.contract.stage import PATIENCE, eventually, in_thread

@@ -12,7 +12,7 @@ import pytest
 
 from tests.system.sqlite_peers import PATIENCE, Peer, drain, opened, peers, send
 from umbel.clock import SYSTEM_CLOCK
-from umbel.exceptions import TimeoutError  # noqa: A004 -- ours
+from umbel.exceptions import TimeoutError
 from umbel.ids import new_id
 from umbel.servers.seams import DeadConsumer
 

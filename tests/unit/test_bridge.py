@@ -13,7 +13,7 @@ from umbel import servers
 from umbel.bridge import ResultBridge
 from umbel.bridge.callbacks import tell
 from umbel.clock import SYSTEM_CLOCK
-from umbel.exceptions import BackendError, ConnectionLost, StorageError, TimeoutError  # noqa: A004
+from umbel.exceptions import BackendError, ConnectionLost, StorageError, TimeoutError
 from umbel.ids import new_id
 from umbel.message import ResultRecord
 from umbel.servers.seams import ResultStore, Watch

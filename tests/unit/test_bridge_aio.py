@@ -21,7 +21,7 @@ from umbel.exceptions import (
     ConnectionLost,
     MessageTooLarge,
     PublishError,
-    TimeoutError,  # noqa: A004 -- umbel's, which is also the builtin one
+    TimeoutError,
 )
 from umbel.ids import new_id
 from umbel.message import Message

@@ -19,7 +19,7 @@ from umbel.exceptions import (
     ImproperlyConfigured,
     IncompleteStream,
     TaskRevokedError,
-    TimeoutError,  # noqa: A004 -- umbel's, which is also the builtin one
+    TimeoutError,
 )
 from umbel.ids import new_id
 from umbel.result import (

@@ -11,7 +11,7 @@ import pytest
 
 from tests.results import put
 from umbel import Umbel
-from umbel.exceptions import TimeoutError  # noqa: A004 -- umbel's, which is also the builtin one
+from umbel.exceptions import TimeoutError
 from umbel.ids import new_id
 from umbel.result import AsyncResult, GroupResult, ResultSet
 from umbel.servers.seams import ResultStore

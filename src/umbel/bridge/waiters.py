@@ -7,7 +7,7 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Protocol, TypeAlias
 
-from umbel.exceptions import TimeoutError  # noqa: A004 -- umbel's, which is also the builtin one
+from umbel.exceptions import TimeoutError
 
 #: What came for a waiter: a task's id, the meta as stored, and whether it is final.
 Arrival: TypeAlias = tuple[str, bytes, bool]

@@ -42,7 +42,7 @@ R = TypeVar("R")
 
 
 @kind("chain")
-class chain(Signature[R]):  # noqa: N801 -- Celery's public name
+class chain(Signature[R]):
     """Calls that are sent one after the other, each with the result of the one before.
 
     Several links are joined as ``|`` joins them, so the chain of a group and a task is a chord.
@@ -191,7 +191,7 @@ def _unrolled(links: list[Signature[Any]]) -> list[Signature[Any]]:
 
 
 @kind("chord")
-class chord(Signature[R]):  # noqa: N801 -- Celery's public name
+class chord(Signature[R]):
     """A header and its body; without one, calling it with a body sends it."""
 
     def __init__(

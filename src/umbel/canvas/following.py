@@ -37,7 +37,7 @@ from umbel.wire.task import Request
 REASON = 300
 
 
-class Unable(Exception):  # noqa: N818 -- tells who asks for effects, nobody else
+class Unable(Exception):
     """Nothing can follow from this outcome; ``outcome`` is what it becomes instead."""
 
     def __init__(self, outcome: Outcome) -> None:

@@ -36,7 +36,7 @@ S = TypeVar("S")
 
 
 @kind("group")
-class group(Signature[list[R]]):  # noqa: N801 -- Celery's public name
+class group(Signature[list[R]]):
     """Calls that are sent together and run side by side."""
 
     @overload
@@ -187,21 +187,21 @@ class _Over(Signature[list[R]]):
         super().__init__(name, (), about, immutable=True, app=app or given.given_app)
 
 
-class xmap(_Over[R]):  # noqa: N801 -- Celery's public name
+class xmap(_Over[R]):
     """One call that runs a task for each item, one after the other."""
 
     def __init__(self, task: Any, it: Iterable[Any], app: Application | None = None) -> None:
         super().__init__(MAP, task, it, app)
 
 
-class xstarmap(_Over[R]):  # noqa: N801 -- Celery's public name
+class xstarmap(_Over[R]):
     """One call that runs a task for each item, which are its arguments."""
 
     def __init__(self, task: Any, it: Iterable[Any], app: Application | None = None) -> None:
         super().__init__(STARMAP, task, it, app)
 
 
-class chunks(_Over[list[R]]):  # noqa: N801 -- Celery's public name
+class chunks(_Over[list[R]]):
     """Calls that run a task for ``n`` items each; sent as a group of starmaps."""
 
     def __init__(

@@ -20,7 +20,7 @@ class EagerResult(AsyncResult[R_co]):
 
     def __init__(
         self,
-        id: str,  # noqa: A002 -- Celery's name
+        id: str,
         ret_value: Any,
         state: str,
         traceback: str | None = None,

@@ -112,7 +112,7 @@ class TaskRecord(ResultBase, Generic[R_co]):
 
     def __init__(
         self,
-        id: str,  # noqa: A002 -- Celery's name
+        id: str,
         *,
         app: ResultApp | None = None,
         parent: ResultBase | None = None,

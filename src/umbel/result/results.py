@@ -441,7 +441,7 @@ class GroupResult(ResultSet[R_co]):
 
     def __init__(
         self,
-        id: str | None = None,  # noqa: A002 -- Celery's name
+        id: str | None = None,
         results: Iterable[AsyncResult[R_co]] = (),
         *,
         app: ResultApp | None = None,
@@ -461,7 +461,7 @@ class GroupResult(ResultSet[R_co]):
         self.backend.save_group(str(self), encode_group(self.as_tuple()), expires_in=expires_in)
 
     @classmethod
-    def restore(cls, id: str, *, app: ResultApp | None = None) -> GroupResult[Any] | None:  # noqa: A002 -- Celery's name
+    def restore(cls, id: str, *, app: ResultApp | None = None) -> GroupResult[Any] | None:
         """Return the group that was saved under this id; None if there is none."""
         app = app or current_app()
         data = app.bridge.store.saved_group(id)

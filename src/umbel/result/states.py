@@ -13,7 +13,7 @@ from umbel.result.gathering import Meta
 from umbel.wire.result import result_of
 
 
-class RemoteTraceback(Exception):  # noqa: N818 -- never raised: the cause of what a task raised
+class RemoteTraceback(Exception):
     """Where in the worker a task's exception was raised."""
 
     __module__ = "umbel.result"  # as it is shown above the exception

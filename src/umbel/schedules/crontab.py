@@ -33,11 +33,11 @@ _MINUTE = dt.timedelta(minutes=1)
 _HORIZON = 48
 
 
-class ParseException(ScheduleError):  # noqa: N818 -- Celery's name
+class ParseException(ScheduleError):
     """A field of a crontab cannot be read. The message says which part."""
 
 
-class crontab_parser:  # noqa: N801 -- Celery's name
+class crontab_parser:
     """Reads fields whose numbers begin with ``min_`` and are ``max_`` many."""
 
     ParseException = ParseException
@@ -92,7 +92,7 @@ class crontab_parser:  # noqa: N801 -- Celery's name
         return {7: " or a weekday", 12: " or a month"}.get(self.max_, "")
 
 
-class crontab(Schedule):  # noqa: N801 -- Celery's name
+class crontab(Schedule):
     """Due when the clock shows a time that all fields match."""
 
     kind = "crontab"

@@ -21,7 +21,7 @@ _UNITS = (
 )
 
 
-class schedule(Schedule):  # noqa: N801 -- Celery's name
+class schedule(Schedule):
     """Due every ``run_every`` seconds of real time, counted from when its entry began.
 
     With ``start`` the first run is at the start, without after one interval. With ``relative`` it
@@ -69,7 +69,7 @@ class schedule(Schedule):  # noqa: N801 -- Celery's name
         return f"every {_length(self.seconds)}{' on the unit' if self.relative else ''}"
 
 
-class clocked(Schedule):  # noqa: N801 -- the name that Celery's users know from Django
+class clocked(Schedule):
     """Due once, at this time."""
 
     kind = "clocked"

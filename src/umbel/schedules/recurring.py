@@ -14,7 +14,7 @@ _LONGEST = 1000
 _REFUSED = ("SECONDLY", "MINUTELY", "HOURLY", "COUNT")
 
 
-class rrule(Schedule):  # noqa: N801 -- after crontab and schedule
+class rrule(Schedule):
     """Due as a rule says, such as ``FREQ=MONTHLY;BYDAY=-1FR;BYHOUR=17;BYMINUTE=0;BYSECOND=0``.
 
     Times are what the zone's clock shows. Without ``dtstart`` it begins when its entry began.

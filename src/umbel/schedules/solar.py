@@ -32,7 +32,7 @@ _SEARCH = 366
 _LONG = 1.5 * 86400
 
 
-class solar(Schedule):  # noqa: N801 -- Celery's name
+class solar(Schedule):
     """Due at each event of the sun at latitude ``lat`` (north > 0) and longitude ``lon`` (east)."""
 
     kind = "solar"

@@ -33,7 +33,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from umbel.clock import SYSTEM_CLOCK, Clock
-from umbel.exceptions import ConnectionLost, PublishError, TimeoutError  # noqa: A004 -- ours
+from umbel.exceptions import ConnectionLost, PublishError, TimeoutError
 from umbel.message import Delivery, Effects, Ending, Message
 from umbel.servers.seams import CommitReport, Committer, Refusal, ResultStore, Transport
 from umbel.telemetry import emit

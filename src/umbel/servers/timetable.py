@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from umbel.clock import SYSTEM_CLOCK, Clock
-from umbel.exceptions import ConnectionLost, PublishError, TimeoutError  # noqa: A004 -- ours
+from umbel.exceptions import ConnectionLost, PublishError, TimeoutError
 from umbel.message import Message
 
 #: Seconds that a broker has to confirm ticks.

@@ -61,7 +61,7 @@ class Run(Call):
     dead: str = ""
 
 
-class NotIdle(AssertionError):  # noqa: N818 -- it says what is wrong
+class NotIdle(AssertionError):
     """Tasks run and run: one seems to send itself for ever."""
 
 

@@ -137,7 +137,7 @@ class TaskEncoder:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         *,
-        id: str,  # noqa: A002 -- the header's name
+        id: str,
         sent_at: float,
         reply_to: str = "",
         root_id: str | None = None,

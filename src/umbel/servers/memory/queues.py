@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from umbel.exceptions import (
     ImproperlyConfigured,
-    TimeoutError,  # noqa: A004 -- ours
+    TimeoutError,
     TopologyConflict,
     TransportError,
     Unroutable,

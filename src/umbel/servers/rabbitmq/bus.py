@@ -18,7 +18,7 @@ from contextlib import suppress
 from typing import Any
 
 from umbel.clock import SYSTEM_CLOCK
-from umbel.exceptions import TimeoutError, TransportError  # noqa: A004 -- ours
+from umbel.exceptions import TimeoutError, TransportError
 from umbel.ids import new_id
 from umbel.message import Message
 from umbel.servers.rabbitmq import properties

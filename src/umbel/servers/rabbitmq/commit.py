@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from umbel.clock import SYSTEM_CLOCK
-from umbel.exceptions import ConnectionLost, PublishError, TimeoutError  # noqa: A004 -- ours
+from umbel.exceptions import ConnectionLost, PublishError, TimeoutError
 from umbel.message import Delivery
 from umbel.servers.rabbitmq.channels import Hub
 from umbel.servers.rabbitmq.link import Turn

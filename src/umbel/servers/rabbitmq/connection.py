@@ -50,7 +50,7 @@ from umbel.clock import SYSTEM_CLOCK
 from umbel.exceptions import (
     ConnectionLost,
     ImproperlyConfigured,
-    TimeoutError,  # noqa: A004 -- ours
+    TimeoutError,
     TransportError,
 )
 from umbel.servers.rabbitmq.address import Address
@@ -64,7 +64,7 @@ _END = bytes((spec.FRAME_END,))
 _monotonic = SYSTEM_CLOCK.monotonic
 
 
-class Refused(TransportError):  # noqa: N818 -- states what happened
+class Refused(TransportError):
     """The server closed the channel over an order."""
 
     def __init__(self, code: int, text: str) -> None:

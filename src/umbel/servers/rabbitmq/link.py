@@ -38,7 +38,7 @@ from umbel.clock import SYSTEM_CLOCK
 from umbel.exceptions import (
     ConnectionLost,
     ImproperlyConfigured,
-    TimeoutError,  # noqa: A004 -- ours
+    TimeoutError,
     TransportError,
 )
 from umbel.servers.rabbitmq.connection import Connection, Refused

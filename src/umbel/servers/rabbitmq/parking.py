@@ -35,7 +35,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from umbel.clock import SYSTEM_CLOCK
-from umbel.exceptions import ConnectionLost, PublishError, TimeoutError  # noqa: A004 -- ours
+from umbel.exceptions import ConnectionLost, PublishError, TimeoutError
 from umbel.ids import new_id
 from umbel.message import Delivery
 from umbel.servers.rabbitmq.channels import Channels, Hub

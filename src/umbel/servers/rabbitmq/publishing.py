@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from umbel.clock import SYSTEM_CLOCK
-from umbel.exceptions import ConnectionLost, EncodeError, TimeoutError  # noqa: A004 -- ours
+from umbel.exceptions import ConnectionLost, EncodeError, TimeoutError
 from umbel.message import Message
 from umbel.servers.rabbitmq import delays
 from umbel.servers.rabbitmq.channels import Channels, Hub

@@ -14,7 +14,7 @@ from typing import Any
 from umbel.clock import SYSTEM_CLOCK
 from umbel.exceptions import (
     ImproperlyConfigured,
-    TimeoutError,  # noqa: A004 -- ours
+    TimeoutError,
     TransportError,
 )
 from umbel.message import ResultRecord

@@ -37,7 +37,7 @@ from umbel.exceptions import (
     ConnectionLost,
     ImproperlyConfigured,
     StorageError,
-    TimeoutError,  # noqa: A004 -- Celery's public name
+    TimeoutError,
     TransportError,
 )
 from umbel.servers.redis.keys import READABLE_FROM, SCHEMA, Keys

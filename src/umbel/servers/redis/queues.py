@@ -15,7 +15,7 @@ from typing import Any
 from umbel.exceptions import (
     ImproperlyConfigured,
     StorageError,
-    TimeoutError,  # noqa: A004 -- Celery's public name
+    TimeoutError,
     TopologyConflict,
 )
 from umbel.message import Message

@@ -56,7 +56,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from umbel.clock import SYSTEM_CLOCK
-from umbel.exceptions import TimeoutError, TransportError, UmbelError  # noqa: A004 -- ours
+from umbel.exceptions import TimeoutError, TransportError, UmbelError
 from umbel.servers.sqlite import location, schema
 from umbel.servers.sqlite.bells import Bells
 from umbel.servers.sqlite.errors import is_broken, is_busy, translating

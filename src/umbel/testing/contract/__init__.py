@@ -27,7 +27,8 @@ from __future__ import annotations
 
 import pytest
 
-# The suites stand in an installed package, where pytest explains no failed assertion by itself.
+# ruff: noqa: E402 -- the suites are imported after this line, which has to know of them
+# They stand in an installed package, where pytest explains no failed assertion by itself.
 pytest.register_assert_rewrite(
     *(
         f"{__name__}.{module}"
@@ -49,19 +50,19 @@ pytest.register_assert_rewrite(
     )
 )
 
-from umbel.testing.contract.capabilities import CapabilitiesContract  # noqa: E402 -- see above
-from umbel.testing.contract.commit import CommitContract  # noqa: E402
-from umbel.testing.contract.consumer import ConsumerContract  # noqa: E402
-from umbel.testing.contract.faults import FaultContract  # noqa: E402
-from umbel.testing.contract.joins import JoinContract  # noqa: E402
-from umbel.testing.contract.leases import DeathContract, LeaseContract  # noqa: E402
-from umbel.testing.contract.ledger import LedgerContract  # noqa: E402
-from umbel.testing.contract.model import ModelContract  # noqa: E402
-from umbel.testing.contract.process import ProcessContract  # noqa: E402
-from umbel.testing.contract.results import ResultContract, SavedGroupContract  # noqa: E402
-from umbel.testing.contract.stage import Backend, Stage  # noqa: E402
-from umbel.testing.contract.timetable import TimetableContract  # noqa: E402
-from umbel.testing.contract.transport import TransportContract  # noqa: E402
+from umbel.testing.contract.capabilities import CapabilitiesContract
+from umbel.testing.contract.commit import CommitContract
+from umbel.testing.contract.consumer import ConsumerContract
+from umbel.testing.contract.faults import FaultContract
+from umbel.testing.contract.joins import JoinContract
+from umbel.testing.contract.leases import DeathContract, LeaseContract
+from umbel.testing.contract.ledger import LedgerContract
+from umbel.testing.contract.model import ModelContract
+from umbel.testing.contract.process import ProcessContract
+from umbel.testing.contract.results import ResultContract, SavedGroupContract
+from umbel.testing.contract.stage import Backend, Stage
+from umbel.testing.contract.timetable import TimetableContract
+from umbel.testing.contract.transport import TransportContract
 
 __all__ = [
     "Backend",

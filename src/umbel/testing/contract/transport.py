@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from umbel.exceptions import TimeoutError, TopologyConflict, Unroutable  # noqa: A004 -- ours
+from umbel.exceptions import TimeoutError, TopologyConflict, Unroutable
 from umbel.ids import new_id
 from umbel.message import Message
 from umbel.servers.seams import Place
