@@ -134,7 +134,6 @@ def bind(
     acks = option("acks_on_failure_or_timeout", "task_acks_on_failure_or_timeout")
     on_failure = option("acks_on_failure", "task_acks_on_failure")
     on_timeout = option("acks_on_timeout", "task_acks_on_timeout")
-    expires, failed = settings["result_expires"], settings["result_failure_expires"]
     lost = option("reject_on_worker_lost", "task_reject_on_worker_lost")
     return BoundTask(
         name=task.name,
@@ -154,39 +153,32 @@ def bind(
         if settings["worker_disable_rate_limits"]
         else option("rate_limit", "task_default_rate_limit"),
         throws=tuple(task.throws or ()),
-        dumps=get(settings["result_serializer"]).dumps,
-        loads=get(settings["result_serializer"]).loads,
-        compression=_usable(settings["result_compression"]),
-        result_expires=expires,
-        failure_expires=expires if failed is None else failed,
         retry=retry_policy(task),
         now=clock_of(settings).now,
         before=before + _before(task, base),
         after=after + _after(task, base),
+        **_keeping(settings),
     )
 
 
 def nameless(run: Callable[..., Any], settings: Mapping[str, Any]) -> BoundTask:
     """Compile what stands for no task: how results are kept, and nothing else."""
-    serializer = get(settings["result_serializer"])
-    expires, failed = settings["result_expires"], settings["result_failure_expires"]
-    return BoundTask(
-        "",
-        None,
-        run,
-        dumps=serializer.dumps,
-        loads=serializer.loads,
-        compression=_usable(settings["result_compression"]),
-        result_expires=expires,
-        failure_expires=expires if failed is None else failed,
-    )
+    return BoundTask("", None, run, **_keeping(settings))
 
 
-def _usable(compression: str | None) -> str | None:
-    """Return the compression if it works here; what is wrong is said now, not at each result."""
+def _keeping(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how results are kept; what is wrong with it is said now, not at each result."""
+    serializer, compression = get(settings["result_serializer"]), settings["result_compression"]
     if compression is not None:
         compress(compression, b"")
-    return compression
+    expires, failed = settings["result_expires"], settings["result_failure_expires"]
+    return {
+        "dumps": serializer.dumps,
+        "loads": serializer.loads,
+        "compression": compression,
+        "result_expires": expires,
+        "failure_expires": expires if failed is None else failed,
+    }
 
 
 def retry_policy(task: Any) -> RetryPolicy:

@@ -24,19 +24,6 @@ from umbel.options import CallOptions
 from umbel.routing import Route, Router
 from umbel.wire.task import Request
 
-__all__ = [
-    "Application",
-    "Reporter",
-    "Sender",
-    "Servers",
-    "current_app",
-    "current_app_or_none",
-    "current_request",
-    "current_task",
-    "reporter",
-    "set_current_app",
-]
-
 
 class Sender(Protocol):
     """What publishes (see ``umbel.publisher``)."""

@@ -17,8 +17,8 @@ from typing import Any
 
 from umbel import states
 from umbel.bound import BoundTask, unstorable
-from umbel.canvas.plan import replacement, settle
-from umbel.canvas.signature import listed_signatures, maybe_signature
+from umbel.canvas.plan import listed_signatures, replacement, settle
+from umbel.canvas.signature import maybe_signature
 from umbel.context import current_request
 from umbel.exceptions import EncodeError, Ignore, Reject, Replaced
 from umbel.executor import call_errbacks, execute, execute_async

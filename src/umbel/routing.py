@@ -22,9 +22,6 @@ from umbel.exceptions import ImproperlyConfigured, QueueNotFound
 from umbel.spelling import suggestion
 from umbel.topology import Exchange, ExchangeType, Queue, Topology
 
-#: What a route may say, beside any other option of apply_async.
-_DESTINATION = ("queue", "exchange", "routing_key", "exchange_type")
-
 Options = Mapping[str, Any]
 #: ``(name, args, kwargs, options, task)`` -> queue name, options or None
 RouteFunction = Callable[..., Any]

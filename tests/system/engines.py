@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from umbel import Umbel
 from umbel.clock import SYSTEM_CLOCK
-from umbel.context import Servers
+from umbel.opened import Servers
 from umbel.worker.board import Board
 from umbel.worker.engine import Engine
 from umbel.worker.launch import Worker, WorkerOptions

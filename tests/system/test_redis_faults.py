@@ -348,16 +348,17 @@ def test_a_queue_of_one_worker_ends_with_it(server: RedisServer, admin: redis.Re
     exchange = Exchange("news", "fanout")
     own = [Queue(f"own-{n}", exchange, auto_delete=True) for n in (1, 2)]
     server.transport.declare(Topology((exchange,), tuple(own)))
+    ids = [new_id() for _ in own]
     consumers = [
-        server.transport.consume([queue.name, "work"], consumer_id=new_id(), lease=600.0)
-        for queue in own
+        server.transport.consume([queue.name, "work"], consumer_id=each, lease=600.0)
+        for queue, each in zip(own, ids, strict=True)
     ]
     message = Message("all", b"[]", {}, "", exchange="news")
     server.transport.publish([message], deadline=math.inf)
     # When one ends in order and the other is found dead
     consumers[0].close()
     assert server.transport.queues() == ["own-2", "work"]
-    server.transport.recover([DeadConsumer(consumers[1]._id)])  # type: ignore[attr-defined]
+    server.transport.recover([DeadConsumer(ids[1])])
     # Then nothing is left of their queues, and what they shared is still there
     assert server.transport.queues() == ["work"]
     assert not admin.keys("*own-*")

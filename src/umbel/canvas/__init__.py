@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from umbel.canvas.chain import chain, chord
 from umbel.canvas.group import chunks, group, xmap, xstarmap
-from umbel.canvas.signature import Signature, StampingVisitor, maybe_signature, signature
+from umbel.canvas.signature import Signature, maybe_signature, signature
+from umbel.canvas.stamping import StampingVisitor
 
 __all__ = [
     "Signature",

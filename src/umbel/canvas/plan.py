@@ -164,6 +164,13 @@ def has_chord(node: Node) -> bool:
     return False
 
 
+def listed_signatures(value: Any) -> list[Any]:
+    """Return what an option holds that is one signature, several, or none."""
+    if value is None:
+        return []
+    return [value] if isinstance(value, Mapping) else list(value)
+
+
 # --- making
 
 
@@ -230,13 +237,9 @@ def _give(node: Node, options: Mapping[str, Any]) -> None:
     own = node["options"]
     for name, given in options.items():
         if name in ("link", "link_error") and own.get(name):
-            own[name] = [*_listed(own[name]), *_listed(given)]
+            own[name] = [*listed_signatures(own[name]), *listed_signatures(given)]
         else:
             own.setdefault(name, given)
-
-
-def _listed(given: Any) -> list[Any]:
-    return [given] if isinstance(given, Mapping) else list(given)
 
 
 def _push_down(node: Node) -> None:
@@ -280,15 +283,13 @@ class _Settling:
                 _become_group(node)
             kind = node.get("subtask_type")
             if kind == GROUP and single:
-                _become_gathering(node)
-                kind = CHORD
+                _become_gathering(node)  # a chord
                 single = False
             if kind is None:
                 self._task(node, chosen)
-                continue
-            _push_down(node)
-            step = {CHAIN: self._chain, GROUP: self._group, CHORD: self._chord}[kind]
-            step(node, chosen, single)
+            else:
+                _push_down(node)
+                self._workflow(node, chosen, single=single)
         for chain in self._chains:
             chain["options"]["task_id"] = final(chain)["options"]["task_id"]
 
@@ -298,7 +299,18 @@ class _Settling:
         if self._reply_to:
             options.setdefault("reply_to", self._reply_to)
 
-    def _chain(self, node: Node, chosen: str | None, single: bool) -> None:  # noqa: FBT001 -- a step
+    def _workflow(self, node: Node, chosen: str | None, *, single: bool) -> None:
+        match node["subtask_type"]:
+            case "chain":
+                self._chain(node, chosen, single=single)
+            case "group":
+                self._group(node, chosen)
+            case "chord":
+                self._chord(node, chosen, single=single)
+            case other:
+                raise ValueError(f"expected a chain, a group or a chord, got {other!r:.80}")
+
+    def _chain(self, node: Node, chosen: str | None, *, single: bool) -> None:
         links = node["kwargs"]["tasks"] = _normal(links_of(node))
         if not links:
             raise ValueError("an empty chain cannot be sent")
@@ -306,14 +318,14 @@ class _Settling:
         self._waiting += ((link, None, False) for link in links[-2::-1])
         self._chains.append(node)
 
-    def _group(self, node: Node, chosen: str | None, _: bool) -> None:  # noqa: FBT001 -- a step
+    def _group(self, node: Node, chosen: str | None) -> None:
         node["options"].setdefault("task_id", chosen or self._new_id())
         members = node["kwargs"]["tasks"] = members_of(node)
         for index, member in enumerate(members):
             final(member)["options"].setdefault("group_index", index)
         self._waiting += ((member, None, False) for member in members[::-1])
 
-    def _chord(self, node: Node, chosen: str | None, single: bool) -> None:  # noqa: FBT001 -- a step
+    def _chord(self, node: Node, chosen: str | None, *, single: bool) -> None:
         members = _settle_header(node, self._new_id)
         self._waiting.append((body_of(node), chosen, single))
         self._waiting += ((member, None, True) for member in members[::-1])

@@ -15,6 +15,3 @@ class Number(click.FloatRange):
     """A number within bounds."""
 
     name = "number"
-
-
-__all__ = ["Number", "Whole"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
@@ -16,7 +16,10 @@ from umbel.schedules import from_text
 from umbel.scheduling.changes import Shown
 from umbel.scheduling.entry import MISSED, OVERLAP
 
-F = TypeVar("F", bound=Callable[..., Any])
+#: What a call of an entry's task is given, as JSON of these kinds.
+_CALL: dict[str, type[Any]] = {"args": list, "kwargs": dict, "options": dict}
+#: Options that belong to the schedule itself.
+_LIMITS = ("tz", "start", "end", "jitter")
 
 
 @click.group("schedule", short_help="List and change periodic tasks, explain their runs.")
@@ -65,22 +68,7 @@ def list_entries(ctx: click.Context, /, *, as_json: bool) -> None:
 @click.option("--paused", is_flag=True, default=None, help="Do not send it yet.")
 @output_options
 @click.pass_context
-def add(  # noqa: PLR0913 -- what an entry has
-    ctx: click.Context,
-    /,
-    *,
-    name: str,
-    task: str,
-    when: str,
-    args: str,
-    kwargs: str,
-    options: str,
-    tz: str | None,
-    start: str | None,
-    end: str | None,
-    jitter: float | None,
-    **rules: Any,
-) -> None:
+def add(ctx: click.Context, /, *, name: str, task: str, when: str, **rest: Any) -> None:
     """Add an entry, such as
 
     \b
@@ -88,17 +76,12 @@ def add(  # noqa: PLR0913 -- what an entry has
         umbel schedule add report shop.report "0 7 * * mon-fri" --timezone Europe/Paris
         umbel schedule add launch shop.launch "once 2030-01-31T12:00"
     """  # noqa: D301, D400 -- \b is click's: the lines are shown as they are
-    limits = {"tz": tz, "start": start, "end": end, "jitter": jitter}
+    limits = {each: value for each in _LIMITS if (value := rest.pop(each))}
+    texts = {each: rest.pop(each) for each in _CALL}
+    rules = {each: value for each, value in rest.items() if value is not None}
     with _app(ctx) as app:
-        entry = app.schedule.add(
-            name,
-            task,
-            from_text(when, **{limit: value for limit, value in limits.items() if value}),
-            args=_json("--args", args, list),
-            kwargs=_json("--kwargs", kwargs, dict),
-            options=_json("--options", options, dict),
-            **{rule: value for rule, value in rules.items() if value is not None},
-        )
+        call = {each: _json(f"--{each}", text, _CALL[each]) for each, text in texts.items()}
+        entry = app.schedule.add(name, task, from_text(when, **limits), **call, **rules)
         runs = app.schedule.outlook(name, count=1)
         zone = entry.schedule.zone_in(app.schedule.zone)
     click.echo(f"{name} is added; it is sent first at {_shown(runs[0].sent_at, zone)}")

@@ -11,8 +11,9 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 from umbel import exceptions, states
 from umbel.bridge import ResultBridge
 from umbel.config import Config
-from umbel.context import Servers, current_app
+from umbel.context import current_app
 from umbel.control.revoking import revoke
+from umbel.opened import Servers
 from umbel.result.gathering import Meta
 from umbel.result.states import outcome
 from umbel.servers.seams import ResultStore

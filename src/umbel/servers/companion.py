@@ -37,12 +37,10 @@ from umbel.servers.seams import (
     NO_CHARGE,
     Capabilities,
     Charge,
-    Committer,
     Consumer,
     DeadConsumer,
     DeadLetter,
     Depth,
-    Joins,
     Ledger,
     Place,
     Revocation,
@@ -63,24 +61,20 @@ REQUEUE_TIMEOUT = 10.0
 _monotonic = SYSTEM_CLOCK.monotonic
 
 
-class Accompanied:
+class Accompanied(Server):
     """A ``Server``: the broker's parts with another's ledger, which stays its owner's to close."""
 
     def __init__(self, broker: Server, ledger: Ledger, timetable: Timetable | None = None) -> None:
         self._broker = broker
         self.display_url = broker.display_url
-        self.transport: Transport = CompanionTransport(broker.transport, ledger)
+        self.transport = CompanionTransport(broker.transport, ledger)
         self.results = broker.results
-        self.ledger: Ledger | None = CompanionLedger(ledger, broker.transport)
+        self.ledger = CompanionLedger(ledger, broker.transport)
         self.bus = broker.bus
         settling = CompanionSettling(SettlingByCommit(broker.committer), ledger)
-        self.joins: Joins | None = None
+        self.joins = None
         self.timetable = timetable and OrderedTimetable(timetable, broker.transport.publish)
-        self.committer: Committer = OrderedCommit(self.transport, self.results, settling)
-
-    def committer_with(self, store: Server) -> Committer | None:
-        _ = store
-        return None
+        self.committer = OrderedCommit(self.transport, self.results, settling)
 
     def warnings(self) -> Sequence[str]:
         return self._broker.warnings()

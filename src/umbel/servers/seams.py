@@ -529,7 +529,10 @@ class Committer(Protocol):
 
 
 class Server(Protocol):
-    """The parts of one server. ``results``, ``ledger`` and ``committer`` may serve another's."""
+    """The parts of one server. ``results``, ``ledger`` and ``committer`` may serve another's.
+
+    Derive from it what has nothing to say to ``committer_with`` and ``warnings``.
+    """
 
     #: Without its password; for banners and errors.
     display_url: str
@@ -543,16 +546,16 @@ class Server(Protocol):
     timetable: Timetable | None
     committer: Committer
 
-    def committer_with(self, store: Server) -> Committer | None:
+    def committer_with(self, store: Server) -> Committer | None:  # noqa: ARG002 -- for those who can
         """Return what commits here, with results and joins in that store, all in one atomic step.
 
         None if it cannot.
         """
-        ...
+        return None
 
     def warnings(self) -> Sequence[str]:
         """Return what is dangerous about how the server is set up, for operators. May connect."""
-        ...
+        return ()
 
     def close(self) -> None:
         """Close all of it. Idempotent."""

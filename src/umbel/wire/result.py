@@ -6,7 +6,6 @@ trusted: exceptions are built from exception classes alone, looked up without ru
 
 from __future__ import annotations
 
-import traceback as traceback_module
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -25,20 +24,6 @@ from umbel.states import EXCEPTION_STATES, READY_STATES, RETRY, SUCCESS
 from umbel.wire.errors import exception_from_wire, exception_to_wire
 from umbel.wire.request import Request
 from umbel.wire.saferepr import bounded_repr
-
-__all__ = [
-    "compress_meta",
-    "decode_group",
-    "decode_meta",
-    "encode_group",
-    "encode_meta",
-    "exception_from_wire",
-    "exception_to_wire",
-    "group_tuple",
-    "result_of",
-    "task_tuple",
-    "traceback_text",
-]
 
 #: Before a compressed meta; then the content type of the compression, a zero byte, the data.
 _COMPRESSED = b"\x00celery-compressed\x00"
@@ -187,11 +172,6 @@ def result_of(meta: dict[str, Any]) -> Any:
     if meta["status"] not in EXCEPTION_STATES or result is None:
         return result
     return exception_from_wire(result)
-
-
-def traceback_text(error: BaseException) -> str:
-    """Return the traceback as Python prints it."""
-    return "".join(traceback_module.format_exception(error))
 
 
 # --- result tuples --------------------------------------------------------------------------

@@ -66,6 +66,3 @@ class Autoscaler:
             self.wanted = wanted
             self._changed_at = now
             self._idle.clear()
-
-
-__all__ = ["Autoscaler", "Load"]

@@ -21,26 +21,19 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
-from typing import Protocol
 
 from umbel import backoff
 from umbel.clock import SYSTEM_CLOCK
 from umbel.exceptions import ConnectionLost
 from umbel.worker.board import Slot, SlotState
 from umbel.worker.engine import Engine
-from umbel.worker.processes import meanings
+from umbel.worker.processes import Stop, meanings
 from umbel.worker.terminating import CANCEL
 
 #: Seconds between thread switches; beside CPU-bound tasks the pump gets the interpreter this soon.
 SWITCH_INTERVAL = 0.0005
 #: What asks it to end.
 STOPPING = (signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGINT)
-
-
-class Stop(Protocol):
-    """What is done when everything was committed or given back."""
-
-    def __call__(self, *, restarting: bool) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +47,7 @@ class ChildPlan:
     patience: float
     on_ready: Callable[[], object]
     on_start: Callable[[], object]
+    #: Called when everything was committed or given back.
     on_stop: Stop
     #: Returns when a successor may begin; None = it may at once.
     wait_for_turn: Callable[[], None] | None = None

@@ -87,6 +87,3 @@ def answer(request: bytes, health: Health) -> bytes:
         f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     )
     return (head + (body if method != "HEAD" else "")).encode()
-
-
-__all__ = ["answer", "bind", "serve"]

@@ -102,6 +102,3 @@ def _wrong(slot: Slot, now: float) -> str:
     if down_since and now - down_since > PATIENCE:
         return f"process {slot.pid} has had no broker for {now - down_since:.0f} s"
     return ""
-
-
-__all__ = ["Health", "claim", "judge", "show", "watch"]

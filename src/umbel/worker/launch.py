@@ -15,10 +15,9 @@ from umbel.bound import AfterHook, BeforeHook, BoundTask, bind, nameless
 from umbel.canvas.advance import Policy
 from umbel.canvas.plan import Call, joins_expire
 from umbel.clock import Clock
-from umbel.context import Servers
 from umbel.exceptions import ImproperlyConfigured
 from umbel.message import Message
-from umbel.opened import clock_of
+from umbel.opened import Servers, clock_of
 from umbel.routing import Broadcast, Router, direct_queue
 from umbel.serializers import accepted
 from umbel.servers.seams import Server

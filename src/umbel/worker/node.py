@@ -257,6 +257,3 @@ def _process(slot: Slot) -> dict[str, Any]:
 def _dead_consumer(slot: Slot) -> DeadConsumer:
     running = tuple(each.id for each in slot.running())
     return DeadConsumer(slot.consumer_id, running, slot.verdict)
-
-
-__all__ = ["Node", "NodePlan"]

@@ -44,6 +44,3 @@ class Notifier:
             return
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
             sock.sendto(text.encode(), self._address)
-
-
-__all__ = ["Notifier"]

@@ -37,6 +37,3 @@ class Outages:
             seconds = self._seen_at - self._since
             logger.warning("The servers answer again after %.1f s", seconds)
             self._since = 0.0
-
-
-__all__ = ["Outages"]

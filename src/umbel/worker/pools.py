@@ -234,6 +234,3 @@ def _tidy_up(shape: Shape) -> None:
     for path in (shape.health_file, shape.health if "/" in shape.health else ""):
         if path:
             Path(path).unlink(missing_ok=True)
-
-
-__all__ = ["Maker", "Shape", "run_solo", "supervise"]

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 from umbel import telemetry
 from umbel.worker.board import Slot, SlotState
@@ -24,6 +24,12 @@ Wait = Callable[[], None]
 
 #: What a supervisor handles and its children do not, or otherwise.
 _OWN_SIGNALS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGCHLD)
+
+
+class Stop(Protocol):
+    """What is done when the end begins, or has come; told whether the worker will start anew."""
+
+    def __call__(self, *, restarting: bool) -> None: ...
 
 
 @dataclass(slots=True)
@@ -204,17 +210,3 @@ def how_it_ended(code: int) -> str:
     if code >= 0:
         return f"exited with code {code}"
     return f"was ended by {signal.Signals(-code).name}"
-
-
-__all__ = [
-    "Child",
-    "Family",
-    "ParentLives",
-    "Wait",
-    "dump_stacks",
-    "dump_stacks_on_usr1",
-    "how_it_ended",
-    "may_fork",
-    "meanings",
-    "send",
-]

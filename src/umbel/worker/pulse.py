@@ -60,6 +60,3 @@ class Pulse:
         """Say that nothing runs any more and nothing will."""
         self._slot.state = SlotState.SPENT
         self._ring()
-
-
-__all__ = ["Pulse"]

@@ -202,6 +202,3 @@ def _away(delivery: Delivery, not_before: float) -> Effects:
         not_before=not_before,
     )
     return Effects(delivery, publish=(later,))
-
-
-__all__ = ["Budget", "Budgets", "Rates", "per_second"]

@@ -27,7 +27,6 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
-from typing import Protocol
 
 from umbel import backoff, telemetry
 from umbel.clock import SYSTEM_CLOCK
@@ -38,6 +37,7 @@ from umbel.worker.processes import (
     Child,
     Family,
     ParentLives,
+    Stop,
     Wait,
     dump_stacks,
     how_it_ended,
@@ -62,12 +62,6 @@ _WARM, _COLD = 1, 2
 _monotonic = SYSTEM_CLOCK.monotonic
 
 
-class Stop(Protocol):
-    """Something to do when the end begins."""
-
-    def __call__(self, *, restarting: bool) -> None: ...
-
-
 @dataclass(frozen=True, slots=True)
 class SupervisorPlan:
     """What a supervisor keeps running."""
@@ -85,7 +79,7 @@ class SupervisorPlan:
     autoscaler: Autoscaler | None = None
     #: Called in every turn, at least four times a second.
     on_turn: Callable[[], None] = lambda: None
-    #: Called when the end begins; told whether the worker will start anew.
+    #: Called when the end begins.
     on_stop: Stop = lambda *, restarting: None  # noqa: ARG005 -- the name is part of the protocol
 
 

@@ -11,8 +11,8 @@ from dataclasses import replace
 from typing import Any, cast
 
 from umbel import telemetry
-from umbel.context import Servers
 from umbel.message import Delivery, Effects, Ending
+from umbel.opened import Servers
 from umbel.servers.seams import CommitReport, Committer, Consumer, Transport
 from umbel.worker.launch import Worker
 

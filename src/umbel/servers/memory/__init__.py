@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
 from typing import Any
 
 from umbel.clock import SYSTEM_CLOCK, Clock
@@ -19,8 +18,7 @@ from umbel.servers.memory.queues import MemoryTransport
 from umbel.servers.memory.results import MemoryResults
 from umbel.servers.memory.space import Space
 from umbel.servers.memory.timetable import MemoryTimetable
-from umbel.servers.seams import Bus, Committer, Joins, Ledger, ResultStore, Server, Transport
-from umbel.servers.timetable import Timetable
+from umbel.servers.seams import Server
 
 __all__ = ["MemoryServer", "MemoryTransport", "discard", "open_server"]
 
@@ -29,25 +27,18 @@ _spaces: dict[str, Space] = {}
 _opening = threading.Lock()
 
 
-class MemoryServer:
+class MemoryServer(Server):
     """The parts of one space."""
 
     def __init__(self, name: str, space: Space) -> None:
         self.display_url = f"memory://{name}"
-        self.transport: Transport = MemoryTransport(space)
-        self.results: ResultStore = MemoryResults(space)
-        self.ledger: Ledger | None = MemoryLedger(space)
-        self.bus: Bus | None = None
-        self.joins: Joins | None = MemoryJoins(space)
-        self.timetable: Timetable | None = MemoryTimetable(space)
-        self.committer: Committer = MemoryCommit(space)
-
-    def committer_with(self, store: Server) -> Committer | None:
-        _ = store
-        return None
-
-    def warnings(self) -> Sequence[str]:
-        return ()
+        self.transport = MemoryTransport(space)
+        self.results = MemoryResults(space)
+        self.ledger = MemoryLedger(space)
+        self.bus = None
+        self.joins = MemoryJoins(space)
+        self.timetable = MemoryTimetable(space)
+        self.committer = MemoryCommit(space)
 
     def close(self) -> None:
         """Do nothing: the space stays until the process ends, as a server does."""

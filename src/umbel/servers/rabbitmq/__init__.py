@@ -13,7 +13,6 @@ transaction over queues and results, so its commit is ordered (``servers.ordered
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from umbel.clock import SYSTEM_CLOCK
@@ -27,11 +26,10 @@ from umbel.servers.rabbitmq.parking import CONSUMER_TIMEOUT
 from umbel.servers.rabbitmq.publishing import Publishing
 from umbel.servers.rabbitmq.queues import RabbitTransport
 from umbel.servers.rabbitmq.results import RabbitResults
-from umbel.servers.seams import Bus, Committer, Joins, Ledger, ResultStore, Server, Transport
-from umbel.servers.timetable import Timetable
+from umbel.servers.seams import Server
 
 
-class RabbitServer:
+class RabbitServer(Server):
     """A ``Server`` without a ledger; results go to their callers (``rpc://``)."""
 
     def __init__(self, url: str, options: dict[str, Any]) -> None:
@@ -45,24 +43,15 @@ class RabbitServer:
         heartbeat = int(options.get("heartbeat", HEARTBEAT))
         user, password = hub.address.credentials
         told = management.read(options, user=user, password=password, vhost=hub.address.vhost)
-        self.transport: Transport = RabbitTransport(
-            hub, publishing, heartbeat=heartbeat, management=told
-        )
+        self.transport = RabbitTransport(hub, publishing, heartbeat=heartbeat, management=told)
         self._replies = RabbitResults(hub, publishing)
-        self.results: ResultStore = self._replies
-        self.ledger: Ledger | None = None
-        self.bus: Bus | None = RabbitBus(hub, publishing)
-        self.joins: Joins | None = None
-        self.timetable: Timetable | None = None
+        self.results = self._replies
+        self.ledger = None
+        self.bus = RabbitBus(hub, publishing)
+        self.joins = None
+        self.timetable = None
         settling = RabbitSettling(hub, publishing)
-        self.committer: Committer = OrderedCommit(self.transport, self.results, settling)
-
-    def committer_with(self, store: Server) -> Committer | None:
-        _ = store
-        return None
-
-    def warnings(self) -> Sequence[str]:
-        return ()
+        self.committer = OrderedCommit(self.transport, self.results, settling)
 
     def close(self) -> None:
         self._replies.retire()

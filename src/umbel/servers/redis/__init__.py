@@ -26,20 +26,11 @@ from umbel.servers.redis.options import parse
 from umbel.servers.redis.queues import RedisTransport
 from umbel.servers.redis.results import RedisResults
 from umbel.servers.redis.timetable import RedisTimetable
-from umbel.servers.seams import Bus, Committer, Joins, Ledger, ResultStore, Server, Transport
-from umbel.servers.timetable import Timetable
+from umbel.servers.seams import Committer, Server
 
 
-class RedisServer:
+class RedisServer(Server):
     """One server. Belongs to the program; any thread."""
-
-    transport: Transport
-    results: ResultStore
-    ledger: Ledger | None
-    joins: Joins | None
-    timetable: Timetable | None
-    bus: Bus | None
-    committer: Committer
 
     def __init__(self, url: str, options: dict[str, Any]) -> None:
         parsed = parse(url, options)
