@@ -15,13 +15,11 @@ fenced, delayed, retried or told from poison.
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
-import signal
-import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import pika
@@ -29,14 +27,13 @@ import redis
 from pika.adapters.select_connection import SelectConnection
 
 from bench import apps
+from bench.bare import BATCH, KEPT, numbers, polled, run
 from bench.tasks import TASKS, probe
 
-#: Messages that a worker holds, and of which it runs so many before it acknowledges them.
-PREFETCH, BATCH = 1000, 100
+#: Messages that a worker holds.
+PREFETCH = 1000
 #: Brings a message to the size of one in Celery's format, about 900 bytes.
 PADDING = "." * 850
-#: Seconds after which fewer are acknowledged, and for which results are kept on Redis.
-IDLE, KEPT = 0.001, 86400
 
 
 class Channel:
@@ -158,8 +155,8 @@ def sender(task: str) -> Callable[..., Any]:
 
 def send_many(task: str, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
     """Send many, all in flight together."""
-    channel = _opened()
-    ids = [str(next(_numbers)) for _ in calls]
+    channel = opened()
+    ids = [str(next(numbers)) for _ in calls]
     channel.publish(
         [
             (
@@ -179,47 +176,16 @@ def wait(handle: Any, timeout: float) -> Any:
     """Wait for a result."""
     results = os.environ.get(apps.RESULTS, "")
     if results.startswith("redis"):
-        return _polled(redis.Redis.from_url(results), handle, timeout)
-    replies = _opened().replies
-    _opened().wait(lambda: handle in replies, timeout)
+        database: Any = redis.Redis.from_url(results)
+        return json.loads(polled(lambda: database.get(f"result-{handle}"), timeout))
+    replies = opened().replies
+    opened().wait(lambda: handle in replies, timeout)
     return json.loads(replies.pop(handle))
 
 
-def _polled(database: Any, handle: str, timeout: float) -> Any:
-    deadline = time.monotonic() + timeout
-    while (found := database.get(f"result-{handle}")) is None:
-        if time.monotonic() > deadline:
-            raise TimeoutError
-        time.sleep(IDLE)
-    return json.loads(found)
-
-
-def _opened() -> Channel:
-    if not _channels:
-        _channels.append(Channel())
-    return _channels[0]
-
-
-_numbers = itertools.count(time.time_ns())
-_channels: list[Channel] = []
-
-
-def main() -> None:
-    """Fork the workers, and end them when told to."""
-    pids = [_fork() for _ in range(int(sys.argv[1]))]
-    signal.sigwait([signal.SIGTERM, signal.SIGINT])
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-
-
-def _fork() -> int:
-    pid = os.fork()
-    if not pid:
-        work()
-    return pid
+#: The client's channel.
+opened = cache(Channel)
 
 
 if __name__ == "__main__":
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT])
-    main()
+    run(work)

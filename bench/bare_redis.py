@@ -17,24 +17,19 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import signal
-import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import redis
 
 from bench import apps
+from bench.bare import BATCH, CALL, KEPT, POLL, numbers, polled, run
 from bench.tasks import TASKS, probe
 
-#: Messages reserved at once.
-BATCH = 100
 #: Brings a message to the size of one in Celery's format, about 900 bytes.
 PADDING = "." * 850
-CALL = os.environ.get("BENCH_CALL") == "1"
-#: Seconds between looks at an empty queue, or for a result, and for which results are kept.
-POLL, KEPT = 0.001, 86400
 
 #: Move up to ARGV[1] messages from a list to a hash; return them with their new numbers.
 RESERVE = """
@@ -56,8 +51,9 @@ def connect() -> Any:
     return redis.Redis.from_url(os.environ[apps.URL])
 
 
-def work(client: Any) -> None:
+def work() -> None:
     """Reserve, run and delete, for ever."""
+    client = connect()
     finish = run_and_store if CALL else count_and_delete
     reserve = client.register_script(RESERVE)
     keys = ("queue", f"held-{os.getpid()}", "last")
@@ -97,7 +93,7 @@ def sender(task: str) -> Callable[..., Any]:
     push = opened().lpush
 
     def send(*args: Any) -> int:
-        number = next(_numbers)
+        number = next(numbers)
         push("queue", encode(number, task, args))
         return number
 
@@ -106,10 +102,10 @@ def sender(task: str) -> Callable[..., Any]:
 
 def send_many(task: str, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
     """Push many in one command."""
-    numbers = list(itertools.islice(_numbers, len(calls)))
-    pairs = zip(numbers, calls, strict=True)
+    taken = list(itertools.islice(numbers, len(calls)))
+    pairs = zip(taken, calls, strict=True)
     opened().lpush("queue", *(encode(number, task, args) for number, args in pairs))
-    return numbers if CALL else []
+    return taken if CALL else []
 
 
 def encode(number: int, task: str, args: tuple[Any, ...]) -> bytes:
@@ -119,42 +115,13 @@ def encode(number: int, task: str, args: tuple[Any, ...]) -> bytes:
 
 def wait(handle: Any, timeout: float) -> Any:
     """Poll for a result."""
-    deadline = time.monotonic() + timeout
-    while (found := opened().get(f"result-{handle}")) is None:
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"no result of {handle}")
-        time.sleep(POLL)
-    return json.loads(found)
+    return json.loads(polled(lambda: opened().get(f"result-{handle}"), timeout))
 
 
-def opened() -> Any:
-    """Return the client's connection."""
-    if not _connections:
-        _connections.append(connect())
-    return _connections[0]
-
-
+#: The client's connection.
+opened = cache(connect)
 _BODY = json.dumps((0, "noop", (1,), PADDING)).encode()
-_numbers = itertools.count(time.time_ns())
-_connections: list[Any] = []
-
-
-def main() -> None:
-    """Fork the workers, and end them when told to."""
-    pids = [_fork() for _ in range(int(sys.argv[1]))]
-    signal.sigwait([signal.SIGTERM, signal.SIGINT])
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-
-
-def _fork() -> int:
-    pid = os.fork()
-    if not pid:
-        work(connect())
-    return pid
 
 
 if __name__ == "__main__":
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT])
-    main()
+    run(work)

@@ -14,26 +14,20 @@ scheduled, routed, retried or woken; whoever is idle polls every millisecond.
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
-import signal
 import sqlite3
-import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 from bench import apps
+from bench.bare import BATCH, CALL, POLL, numbers, polled, run
 from bench.tasks import TASKS, probe
 
-#: Messages reserved at once.
-BATCH = 100
 #: Brings a message to the size of one in Celery's format, about 600 bytes.
 PADDING = "." * 550
-CALL = os.environ.get("BENCH_CALL") == "1"
-#: Seconds between looks at an empty queue, or for a result.
-POLL = 0.001
 
 PUBLISH = "INSERT INTO message (id, body) VALUES (?, ?)"
 #: :owner reserves the oldest :limit messages that nobody holds; returns their ids and bodies.
@@ -56,8 +50,9 @@ def connect() -> sqlite3.Connection:
     return connection
 
 
-def work(connection: sqlite3.Connection) -> None:
+def work() -> None:
     """Reserve, run and delete, for ever."""
+    connection = connect()
     finish = run_and_store if CALL else count_and_delete
     reservation = {"owner": os.getpid(), "limit": BATCH}
     while True:
@@ -98,7 +93,7 @@ def sender(task: str) -> Callable[..., Any]:
     execute = opened().execute
 
     def send(*args: Any) -> int:
-        number = next(_numbers)
+        number = next(numbers)
         execute(PUBLISH, (number, encode(task, args)))
         return number
 
@@ -107,7 +102,7 @@ def sender(task: str) -> Callable[..., Any]:
 
 def send_many(task: str, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
     """Insert many in one transaction."""
-    connection, rows = opened(), [(next(_numbers), encode(task, args)) for args in calls]
+    connection, rows = opened(), [(next(numbers), encode(task, args)) for args in calls]
     connection.execute("BEGIN IMMEDIATE")
     connection.executemany(PUBLISH, rows)
     connection.execute("COMMIT")
@@ -121,44 +116,15 @@ def encode(task: str, args: tuple[Any, ...]) -> bytes:
 
 def wait(handle: Any, timeout: float) -> Any:
     """Poll for a result."""
-    deadline = time.monotonic() + timeout
-    while (row := opened().execute(RESULT, (handle,)).fetchone()) is None:
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"no result of {handle}")
-        time.sleep(POLL)
+    row = polled(lambda: opened().execute(RESULT, (handle,)).fetchone(), timeout)
     return json.loads(row[0])
 
 
-def opened() -> sqlite3.Connection:
-    """Return the client's connection."""
-    if not _connections:
-        _connections.append(connect())
-    return _connections[0]
-
-
+#: The client's connection.
+opened = cache(connect)
 _BODY = json.dumps(("noop", (1,), PADDING)).encode()
-#: Ids: SQLite's own would be used again once the table is empty. There is one publisher.
-_numbers = itertools.count(time.time_ns())
-_connections: list[sqlite3.Connection] = []
-
-
-def main() -> None:
-    """Fork the workers, and end them when told to."""
-    connect().close()
-    pids = [_fork() for _ in range(int(sys.argv[1]))]
-    signal.sigwait([signal.SIGTERM, signal.SIGINT])
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-
-
-def _fork() -> int:
-    pid = os.fork()
-    if not pid:
-        work(connect())
-    return pid
 
 
 if __name__ == "__main__":
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT])
-    main()
+    connect().close()
+    run(work)

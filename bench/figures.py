@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bench.session import Stage
-from bench.systems import USUAL, System
+from bench.system import System
+from bench.systems import USUAL
 
 #: The system that the others are compared with.
 OURS = "umbel"
@@ -52,11 +53,22 @@ class Case:
     #: Measures one system once; a metric that it leaves out does not apply.
     measure: Callable[[Stage, System], Mapping[str, float]]
     targets: tuple[Target, ...] = ()
-    systems: tuple[str, ...] = tuple(system.name for system in USUAL)
+    systems: tuple[str, ...] = USUAL
     #: Rounds at most, for what takes minutes.
     rounds: int = 1000
     #: The system that the others are compared with.
     ours: str = OURS
+
+    def on(self, place: str, ours: str, systems: tuple[str, ...], *targets: Target) -> Case:
+        """Return the same on another server, with what is wanted there."""
+        return replace(
+            self,
+            name=f"{place.lower()}-{self.name}",
+            title=f"{place}: {self.title[0].lower()}{self.title[1:]}",
+            ours=ours,
+            systems=systems,
+            targets=targets,
+        )
 
 
 @dataclass(slots=True)

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bench.redis_systems import ON_REDIS
-from bench.redis_systems import UMBEL as UMBEL_ON_REDIS
+from bench import redis_systems as redis
 from bench.system import PROCESSES, System
 
 RPC = {"BENCH_RESULTS": "rpc://"}
-_CELERY, _DRAMATIQ = (
-    next(each for each in ON_REDIS if each.name == name) for name in ("celery", "dramatiq")
-)
 
 UMBEL = replace(
-    UMBEL_ON_REDIS,
+    redis.UMBEL,
     name="umbel, RabbitMQ, rpc",
     pace=5_000,
     promise="late; result and end in two steps; confirmed",
@@ -56,16 +52,16 @@ ON_RABBITMQ = (
     BARE_RPC,
     BARE_REDIS,
     replace(
-        _CELERY,
+        redis.CELERY,
         name="celery, RabbitMQ + Redis",
         promise="late; a killed process's task is lost; result and end in two steps; confirmed",
         on_rabbitmq=True,
     ),
     replace(
-        _DRAMATIQ,
+        redis.DRAMATIQ,
         name="dramatiq, RabbitMQ + Redis",
         promise="late; result and end in two steps; confirmed",
-        requires="dramatiq[rabbitmq,redis]==2.2.1",
+        extras="rabbitmq,redis",
         on_rabbitmq=True,
     ),
 )

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import signal
 from dataclasses import replace
 
+from bench import sqlite_systems as sqlite
 from bench.system import PROCESSES, SCRIPTS, URL, System
 
-UMBEL = System(
-    "umbel, Redis",
-    "bench.apps.umbel_app",
-    (
-        *(f"{SCRIPTS}/umbel", "worker", "-A", "bench.apps.umbel_app"),
-        *("-c", PROCESSES, "-l", "warning"),
-    ),
+UMBEL = replace(
+    sqlite.UMBEL,
+    name="umbel, Redis",
     pace=15_000,
     promise="late, leases, fenced, result and end in one step",
-    package="umbel",
-    coroutines=True,
     on_redis=True,
 )
 BARE = System(
@@ -40,7 +34,7 @@ CELERY = System(
     promise="late; a lost worker's tasks after an hour; result and end in two steps",
     package="celery",
     version="5.7.0",
-    requires="celery[redis]==5.7.0",
+    extras="redis",
     on_redis=True,
 )
 #: For what depends on how it is set up.
@@ -50,6 +44,45 @@ CELERY_AS_IT_IS = replace(
     worker=CELERY.worker[:-3],
     promise="early: a lost worker's tasks are gone",
     environment={"BENCH_DEFAULTS": "1"},
+)
+DRAMATIQ = System(
+    "dramatiq",
+    "bench.apps.dramatiq_app",
+    ("-m", "dramatiq", "bench.apps.dramatiq_app", "-p", PROCESSES, "-t", "8"),
+    pace=2_500,
+    promise="late; a lost worker's tasks after a minute; result and end in two steps",
+    package="dramatiq",
+    version="2.2.1",
+    extras="redis",
+    on_redis=True,
+)
+TASKIQ = System(
+    "taskiq",
+    "bench.apps.taskiq_app",
+    (
+        *(f"{SCRIPTS}/taskiq", "worker", "bench.apps.taskiq_app:broker"),
+        *("--workers", PROCESSES, "--ack-type", "when_saved", "--log-level", "WARNING"),
+    ),
+    pace=3_000,
+    promise="late (streams); result and end in two steps",
+    package="taskiq",
+    version="0.13.0",
+    requires="taskiq==0.13.0 taskiq-redis==1.2.4",
+    on_redis=True,
+)
+TARSK = System(
+    "tarsk",
+    "bench.apps.tarsk_app",
+    (
+        *(f"{SCRIPTS}/tarsk", "worker", "--app", "bench.apps.tarsk_app:app"),
+        *("--children", PROCESSES, "--broker", URL),
+    ),
+    pace=10_000,
+    promise="late, leases (streams); its runtime is Rust",
+    package="tarsk",
+    version="0.2.1",
+    requires="tarsk-redis==0.2.1",
+    on_redis=True,
 )
 ON_REDIS = (
     UMBEL,
@@ -63,73 +96,25 @@ ON_REDIS = (
         runs=True,
     ),
     CELERY,
-    System(
-        "dramatiq",
-        "bench.apps.dramatiq_app",
-        ("-m", "dramatiq", "bench.apps.dramatiq_app", "-p", PROCESSES, "-t", "8"),
-        pace=2_500,
-        promise="late; a lost worker's tasks after a minute; result and end in two steps",
-        package="dramatiq",
-        version="2.2.1",
-        requires="dramatiq[redis]==2.2.1",
-        on_redis=True,
-    ),
-    System(
-        "taskiq",
-        "bench.apps.taskiq_app",
-        (
-            *(f"{SCRIPTS}/taskiq", "worker", "bench.apps.taskiq_app:broker"),
-            *("--workers", PROCESSES, "--ack-type", "when_saved", "--log-level", "WARNING"),
-        ),
-        pace=3_000,
-        promise="late (streams); result and end in two steps",
-        package="taskiq",
-        version="0.13.0",
-        requires="taskiq==0.13.0 taskiq-redis==1.2.4",
-        on_redis=True,
-    ),
-    System(
-        "tarsk",
-        "bench.apps.tarsk_app",
-        (
-            *(f"{SCRIPTS}/tarsk", "worker", "--app", "bench.apps.tarsk_app:app"),
-            *("--children", PROCESSES, "--broker", URL),
-        ),
-        pace=10_000,
-        promise="late, leases (streams); its runtime is Rust",
-        package="tarsk",
-        version="0.2.1",
-        requires="tarsk-redis==0.2.1",
-        on_redis=True,
-    ),
-    System(
-        "potatoq, Redis",
-        "bench.apps.potatoq_app",
-        (
-            *("-m", "potatoq", "-A", "bench.apps.potatoq_app", "worker", "-l", "WARNING"),
-            *("-c", PROCESSES, "--max-tasks-per-child", "1000000000"),
-        ),
+    DRAMATIQ,
+    TASKIQ,
+    TARSK,
+    replace(
+        sqlite.POTATOQ,
+        name="potatoq, Redis",
         pace=2_500,
         promise="late, leases, result and end in one step",
-        package="potatoq",
-        version="26.1a8",
-        requires="potatoq[redis]==26.1a8",
+        extras="redis",
         on_redis=True,
     ),
-    System(
-        "huey, Redis",
-        "bench.apps.huey_app",
-        (
-            *("-m", "huey.bin.huey_consumer", "bench.apps.huey_app.huey", "-q"),
-            *("-k", "process", "-w", PROCESSES, "-n"),
-        ),
+    replace(
+        sqlite.HUEY,
+        name="huey, Redis",
+        worker=sqlite.HUEY_WORKER,
         pace=5_000,
         promise="at most once (deleted, then run)",
-        package="huey",
-        version="3.5.4",
-        requires="huey[redis]==3.5.4",
+        extras="redis",
+        environment={},
         on_redis=True,
-        stop=signal.SIGINT,
-        sends_many=False,
     ),
 )

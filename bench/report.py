@@ -18,7 +18,8 @@ from pathlib import Path
 
 from bench.figures import Metric, Rounds, Target, median
 from bench.processes import ROOT
-from bench.systems import SYSTEMS, System
+from bench.system import System
+from bench.systems import SYSTEMS
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 HEAD = """# Results of `make bench`

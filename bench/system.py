@@ -27,6 +27,8 @@ class System:
     package: str = ""
     #: The version that gets an environment of its own; nothing = it runs in the project's.
     version: str = ""
+    #: Extras that it is installed with.
+    extras: str = ""
     #: What pip installs, unless it is that.
     requires: str = ""
     #: Whether each of its sessions gets a Redis of its own.
@@ -39,10 +41,9 @@ class System:
     sends_many: bool = True
     #: Whether it runs tasks; the barest loop only moves bytes.
     runs: bool = True
-    #: Whether it runs ``async def`` tasks.
-    coroutines: bool = False
 
     @property
     def requirement(self) -> str:
         """What pip installs; nothing for the project's own environment."""
-        return self.requires or (f"{self.package}=={self.version}" if self.version else "")
+        extras = f"[{self.extras}]" if self.extras else ""
+        return self.requires or (self.version and f"{self.package}{extras}=={self.version}")

@@ -9,7 +9,7 @@ import sys
 import venv
 from pathlib import Path
 
-from bench.systems import System
+from bench.system import System
 
 #: Below it lie the peers' environments and the files of a run.
 CACHE = Path(__file__).parent / ".cache"

@@ -6,9 +6,12 @@ Each offers what `Calls` says, and an application object that the system's worke
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
+
+from bench.tasks import TASKS
 
 #: The queue's file, how often it is synchronised, worker processes; set by the harness.
 FILE, SYNCHRONOUS, CONCURRENCY = "BENCH_FILE", "BENCH_SYNCHRONOUS", "BENCH_CONCURRENCY"
@@ -34,6 +37,28 @@ class Calls(Protocol):
     def wait(self, handle: Any, timeout: float, /) -> Any:
         """Return the result of a call; raise if there is none in time."""
         ...
+
+
+class CeleryCalls:
+    """`Calls` of a system whose tasks, groups and results are called as Celery's are."""
+
+    def __init__(self, tasks: Mapping[str, Any], group: Any) -> None:
+        self._tasks = tasks
+        self._group = group
+
+    def sender(self, task: str) -> Callable[..., Any]:
+        """Return the task's ``delay``."""
+        delay: Callable[..., Any] = self._tasks[task].delay
+        return delay
+
+    def send_many(self, task: str, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Send a group."""
+        signature = self._tasks[task].s
+        return list(self._group(signature(*args) for args in calls).apply_async().results)
+
+    def wait(self, handle: Any, timeout: float) -> Any:
+        """Wait for the result."""
+        return handle.get(timeout=timeout)
 
 
 def file() -> Path:
@@ -76,6 +101,8 @@ def concurrency() -> int:
     return int(os.environ.get(CONCURRENCY, "2"))
 
 
-def coroutines() -> bool:
-    """Tell whether to register the coroutine task."""
-    return os.environ.get(COROUTINES) == "1"
+def functions() -> dict[str, Callable[..., Any]]:
+    """Return the tasks' functions, the coroutine's too if it is wanted."""
+    if os.environ.get(COROUTINES) != "1":
+        return TASKS
+    return {**TASKS, "nap": import_module("bench.naps").nap}

@@ -8,13 +8,6 @@ from typing import Any
 from flexiq import Queue  # type: ignore[import-not-found] # pyright: ignore[reportMissingImports]
 
 from bench import apps
-from bench.tasks import TASKS
-
-functions = dict(TASKS)
-if apps.coroutines():
-    from bench.naps import nap
-
-    functions["nap"] = nap
 
 queue = Queue(
     db_path=str(apps.file()),
@@ -22,7 +15,7 @@ queue = Queue(
     scheduler_poll_interval_ms=1,
     scheduler_batch_size=100,
 )
-registered = {name: queue.task(name=name)(function) for name, function in functions.items()}
+registered = {name: queue.task(name=name)(function) for name, function in apps.functions().items()}
 
 
 def sender(task: str) -> Callable[..., Any]:

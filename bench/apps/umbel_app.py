@@ -2,18 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
-
 from bench import apps
-from bench.tasks import TASKS
 from umbel import Umbel, group
-
-functions: dict[str, Callable[..., Any]] = dict(TASKS)
-if apps.coroutines():
-    from bench.naps import nap
-
-    functions["nap"] = nap
 
 app = Umbel(
     "bench",
@@ -21,21 +11,6 @@ app = Umbel(
     backend=apps.results(),
     broker_transport_options={"synchronous": apps.synchronous()},
 )
-registered = {name: app.task(name=name)(function) for name, function in functions.items()}
-
-
-def sender(task: str) -> Callable[..., Any]:
-    """Return the task's ``delay``."""
-    delay: Callable[..., Any] = registered[task].delay
-    return delay
-
-
-def send_many(task: str, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
-    """Send a group, which is one transaction."""
-    signature = registered[task].s
-    return list(group(signature(*args) for args in calls).apply_async().results)
-
-
-def wait(handle: Any, timeout: float) -> Any:
-    """Wait for the result."""
-    return handle.get(timeout=timeout)
+tasks = {name: app.task(name=name)(function) for name, function in apps.functions().items()}
+calls = apps.CeleryCalls(tasks, group)
+sender, send_many, wait = calls.sender, calls.send_many, calls.wait

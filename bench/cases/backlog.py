@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from bench.figures import Case, Metric, Target
 from bench.session import Session, Stage
-from bench.systems import System
+from bench.system import System
 
 
 @dataclass(frozen=True, slots=True)

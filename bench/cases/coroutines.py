@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from bench.figures import Case, Metric, Target, percentile
 from bench.session import Stage
-from bench.systems import System
+from bench.system import System
 
 #: Naps sent to each system; who runs them a few at a time gets fewer.
 NAPS = {"umbel": 10_000, "flexiq, threads": 500, "potatoq": 5}

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from bench.figures import Case, Metric, Target
 from bench.session import Session, Stage
-from bench.systems import System
+from bench.system import System
 
 #: Seconds of work for each system, by its own pace.
 SECONDS = 2.0

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from bench.figures import Case, Metric, Target
 from bench.session import Stage
-from bench.systems import System
+from bench.system import System
 
 #: Calls sent one by one, and in bulk, by a system that syncs no commit.
 ONE_BY_ONE, BULK = 15_000, 50_000

@@ -7,7 +7,7 @@ from bench.figures import Case, Metric, Target
 from bench.processes import MeasureError, Process, proportional_memory
 from bench.redis_systems import CELERY, UMBEL
 from bench.session import LOOK, Stage
-from bench.systems import System
+from bench.system import System
 
 WORKERS = 8
 #: What a worker prints when it has started.

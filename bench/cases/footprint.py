@@ -7,7 +7,7 @@ import time
 from bench.figures import Case, Metric, Target
 from bench.processes import cpu_seconds, proportional_memory
 from bench.session import Session, Stage
-from bench.systems import System
+from bench.system import System
 from bench.venvs import python_of
 
 #: Tasks that run before memory is looked at, in seconds of the system's pace.

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 from bench.figures import Case, Metric, Target, percentile
 from bench.session import Session, Stage
-from bench.systems import QUEUES, System
+from bench.system import System
+from bench.systems import QUEUES
 
 #: Seconds of drain that the rate is learnt from, seconds under load.
 LEARN, LOAD = 1.0, 3.0

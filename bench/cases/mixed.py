@@ -3,7 +3,8 @@ from __future__ import annotations
 from bench.figures import Case, Metric, Target, percentile
 from bench.redis_systems import CELERY_AS_IT_IS, UMBEL
 from bench.session import Stage
-from bench.systems import QUEUES, System
+from bench.system import System
+from bench.systems import QUEUES
 
 WORKERS = 4
 #: Seconds of a long task, and between two of them: so three processes are busy with them, and one

@@ -2,44 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from bench.cases import drain, enqueue, footprint, latency
-from bench.figures import Case, Target
+from bench.figures import Target
 from bench.rabbitmq_systems import BARE, BARE_REDIS, BARE_RPC, ON_RABBITMQ, UMBEL, UMBEL_REDIS
 
+HERE = ("RabbitMQ", UMBEL.name)
 ALL = tuple(system.name for system in ON_RABBITMQ)
 QUEUES = tuple(system.name for system in ON_RABBITMQ if system.runs)
 PEERS = ("celery, RabbitMQ + Redis", "dramatiq, RabbitMQ + Redis")
 
-
-def _on_rabbitmq(case: Case, systems: tuple[str, ...], *targets: Target) -> Case:
-    return replace(
-        case,
-        name=f"rabbitmq-{case.name}",
-        title=f"RabbitMQ: {case.title[0].lower()}{case.title[1:]}",
-        systems=systems,
-        targets=targets,
-        ours=UMBEL.name,
-    )
-
-
 CASES = (
-    _on_rabbitmq(
-        drain.CASE,
+    drain.CASE.on(
+        *HERE,
         ALL,
         Target("filled", least=0.6, of=BARE_RPC.name),
         Target("filled", least=0.6, of=BARE_REDIS.name, system=UMBEL_REDIS.name),
         Target("filled", least=5.0, of=PEERS[0], system=UMBEL_REDIS.name),
         Target("filled", least=1.0, of=PEERS[1], system=UMBEL_REDIS.name),
     ),
-    _on_rabbitmq(
-        enqueue.CASE,
+    enqueue.CASE.on(
+        *HERE,
         ALL,
         Target("one", least=0.85, of=BARE.name),
         Target("bulk", least=0.75, of=BARE.name),
         *(Target("one", least=1.0, of=peer) for peer in PEERS),
     ),
-    _on_rabbitmq(latency.CASE, QUEUES, Target("p99", most=15.0)),
-    _on_rabbitmq(footprint.CASE, QUEUES, Target("idle", most=1.0)),
+    latency.CASE.on(*HERE, QUEUES, Target("p99", most=15.0)),
+    footprint.CASE.on(*HERE, QUEUES, Target("idle", most=1.0)),
 )

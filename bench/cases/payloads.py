@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from bench.figures import Case, Metric
 from bench.session import Session, Stage
-from bench.systems import System
+from bench.system import System
 
 
 @dataclass(frozen=True, slots=True)

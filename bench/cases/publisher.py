@@ -3,7 +3,8 @@ from __future__ import annotations
 from bench.figures import Case, Metric, Target, percentile
 from bench.processes import MeasureError
 from bench.session import Stage
-from bench.systems import QUEUES, System
+from bench.system import System
+from bench.systems import QUEUES
 
 #: Seconds that the publisher is timed, and between its calls.
 SECONDS, PAUSE = 2.0, 0.005

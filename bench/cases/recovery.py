@@ -6,7 +6,7 @@ import time
 
 from bench.figures import OURS, Case, Metric, Target
 from bench.session import Stage
-from bench.systems import System
+from bench.system import System
 
 #: Tasks, and microseconds of each.
 TASKS, LENGTH = 400, 50_000

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from bench.figures import OURS, Case, Metric, Target
 from bench.session import Stage
-from bench.systems import System
+from bench.system import System
 
 SECONDS = 6.0
 #: Replacements a second, of both processes together.

@@ -3,7 +3,8 @@ from __future__ import annotations
 from bench.figures import Case, Metric, Target
 from bench.redis_systems import CELERY_AS_IT_IS, UMBEL
 from bench.session import Stage
-from bench.systems import QUEUES, System
+from bench.system import System
+from bench.systems import QUEUES
 
 #: Processes, and microseconds of each task.
 WORKERS, LENGTH = 8, 10_000
