@@ -12,15 +12,16 @@ import contextlib
 import functools
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import redis
 from hypothesis import HealthCheck, settings
 
 from tests import servers, sharing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 # A busy machine is no bug of ours.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -98,3 +99,17 @@ def postgresql_url(new_postgresql_url: Callable[[], str]) -> str:
 def server_directory(run_directory: Path) -> Path:
     """A directory for a private server; `tmp_path` is closed to PostgreSQL's own user."""
     return sharing.server_directory(run_directory)
+
+
+@pytest.fixture
+def own_redis_url(server_directory: Path) -> Iterator[str]:
+    """A Redis of the test's own, where what concerns the whole server disturbs nobody."""
+    with servers.redis_server(server_directory) as server:
+        yield server.url
+
+
+@pytest.fixture
+def own_redis(own_redis_url: str) -> Iterator[Any]:
+    """A plain client of it."""
+    with redis.Redis.from_url(own_redis_url) as client:
+        yield client

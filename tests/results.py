@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from umbel import servers
+from umbel.bridge import ResultBridge
 from umbel.message import ResultRecord
 from umbel.servers.seams import ResultStore
 from umbel.states import SUCCESS
@@ -34,6 +35,12 @@ def put(
     """Store the same result for these tasks."""
     metas = [(each, meta(each, state, value, **fields)) for each in task_ids]
     store.put([ResultRecord(task_id, stored, state) for task_id, stored in metas])
+
+
+def nothing_left(bridge: ResultBridge) -> bool:
+    """Tell whether nobody waits, and nothing is kept of those who did."""
+    tables = bridge._waiting, bridge._new, bridge._gone, bridge._asleep, bridge._passive
+    return not any(tables) and bridge._leader is None and not bridge.bells
 
 
 class Writer:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import itertools
 import json
-import statistics
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -18,7 +17,7 @@ from typing import Any
 
 import redis
 
-from bench.figures import Case, Metric, Target, percentile
+from bench.figures import Case, Metric, Target, median, percentile
 from bench.processes import Process, cpu_seconds, proportional_memory
 from bench.session import Session, Stage
 from bench.system import SCRIPTS, System
@@ -70,11 +69,11 @@ def _watched(stage: Stage, system: System, entries: int, seconds: float) -> dict
         "rate": 100 * len(arrivals) / (entries * seconds),
         "cpu": 100 * cpu / seconds,
         "memory": memory,
-        "gap p50": statistics.median(gaps),
+        "gap p50": median(gaps),
         "gap p99": percentile(gaps, 0.99),
     }
     if late:
-        found |= {"late p50": statistics.median(late), "late p99": percentile(late, 0.99)}
+        found |= {"late p50": median(late), "late p99": percentile(late, 0.99)}
     return found
 
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 
-from tests.servers import redis_server
 from tests.system.engines import running
 from umbel import Umbel, group
 from umbel.testing.probe import Probe
@@ -20,51 +17,41 @@ PATIENCE = 30.0
 
 
 @pytest.fixture
-def url(server_directory: Path) -> Iterator[str]:
-    with redis_server(server_directory) as process:
-        yield process.url
-
-
-@pytest.fixture
-def admin(url: str) -> Iterator[Any]:
-    with redis.Redis.from_url(url) as client:
-        yield client
-
-
-@pytest.fixture
-def app(url: str) -> Iterator[Umbel]:
-    with Umbel("budget", broker=url, set_as_current=False) as app:
+def app(own_redis_url: str) -> Iterator[Umbel]:
+    with Umbel("budget", broker=own_redis_url, set_as_current=False) as app:
         yield app
 
 
-def scripts(admin: Any) -> int:
+def scripts(own_redis: Any) -> int:
     """Return how many scripts clients ran since the last reset."""
-    found = admin.info("commandstats")
+    found = own_redis.info("commandstats")
     return sum(found.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("evalsha", "eval"))
 
 
-def test_a_call_and_a_group_are_one_round_trip_each(app: Umbel, admin: Any) -> None:
+def test_a_call_and_a_group_are_one_round_trip_each(app: Umbel, own_redis: Any) -> None:
     task = app.task(name="noop")(lambda n: n)
     task.delay(0)
     group(task.s(n) for n in range(2)).apply_async()  # the script is known from here on
-    admin.config_resetstat()
+    own_redis.config_resetstat()
     task.delay(1)
-    sent = {name for name in admin.info("commandstats") if not name.startswith("cmdstat_config")}
+    sent = {
+        name for name in own_redis.info("commandstats") if not name.startswith("cmdstat_config")
+    }
     assert sent == {"cmdstat_lpush"}
     group(task.s(n) for n in range(COUNT)).apply_async()
-    assert scripts(admin) == COUNT // 1000  # all of them sent together
+    assert scripts(own_redis) == COUNT // 1000  # all of them sent together
 
 
-def test_a_batch_is_received_and_committed_in_two_round_trips(app: Umbel, admin: Any) -> None:
+def test_a_batch_is_received_and_committed_in_two_round_trips(app: Umbel, own_redis: Any) -> None:
     task = app.task(name="noop")(lambda n: n)
     results = group(task.s(n) for n in range(COUNT)).apply_async()
-    admin.config_resetstat()
+    own_redis.config_resetstat()
     with Probe() as probe, running(app):
         assert results.get(timeout=PATIENCE) == list(range(COUNT))
         probe.wait_until(lambda: probe.total("delivery.committed") >= COUNT, "all commits")
         received = len(probe.seen("delivery.received"))
         committed = len(probe.seen("delivery.committed"))
-    trips = scripts(admin)
+    trips = scripts(own_redis)
     print(f"{trips} scripts for {received} batches received and {committed} committed")
     # Beside these: scripts that are new here once more, beginning and ending, looks in vain.
     assert received + committed <= trips <= received + committed + 20

@@ -23,15 +23,18 @@ UMBEL = (sys.executable, "-m", "umbel")
 class Project:
     """Files of a project, its environment, its commands."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, tasks: str = "", **environment: str) -> None:
         self.folder = folder / "project"
         self.folder.mkdir()
         self.environment = {
             "HOME": str(folder),
             "XDG_STATE_HOME": str(folder / "state"),
             "PYTHONDONTWRITEBYTECODE": "1",
+            **environment,
         }
         self.write("pyproject.toml", "")  # so that no folder above counts as the project
+        if tasks:
+            self.write("tasks.py", tasks)
 
     def write(self, name: str, text: str) -> None:
         path = self.folder / name

@@ -36,9 +36,7 @@ def step(self):
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     """A project with tasks."""
-    project = Project(tmp_path)
-    project.write("tasks.py", TASKS)
-    return project
+    return Project(tmp_path, TASKS)
 
 
 @pytest.fixture

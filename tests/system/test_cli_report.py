@@ -23,8 +23,7 @@ app.conf.task_routes = {
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
-    project = Project(tmp_path)
-    project.write("tasks.py", TASKS)
+    project = Project(tmp_path, TASKS)
     project.write("pyproject.toml", "[tool.umbel]\ntimezone = 'Europe/Rome'\n")
     return project
 

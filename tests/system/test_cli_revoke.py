@@ -84,10 +84,7 @@ def project(request: pytest.FixtureRequest, tmp_path: Path) -> Project:
 
 @pytest.fixture
 def plain(tmp_path: Path) -> Project:
-    project = Project(tmp_path)
-    project.environment["UMBEL_APP"] = "tasks"
-    project.write("tasks.py", TASKS)
-    return project
+    return Project(tmp_path, TASKS, UMBEL_APP="tasks")
 
 
 def call(project: Project, task: str, path: str) -> str:

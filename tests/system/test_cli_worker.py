@@ -60,9 +60,7 @@ threading.Thread(target=threading.Event().wait, name="exporter", daemon=True).st
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     """A project with tasks."""
-    project = Project(tmp_path)
-    project.write("tasks.py", TASKS)
-    return project
+    return Project(tmp_path, TASKS)
 
 
 def result_of(project: Project, task: str, *arguments: str) -> str:

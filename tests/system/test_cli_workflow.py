@@ -46,8 +46,7 @@ print(result.id, later.id, later.parent.id)
 
 @pytest.fixture
 def project(tmp_path: Path) -> Iterator[Project]:
-    project = Project(tmp_path)
-    project.write("tasks.py", TASKS)
+    project = Project(tmp_path, TASKS)
     project.write("send.py", SEND)
     with project.worker("worker", "-A", "tasks", "-c", "1"):
         yield project

@@ -49,10 +49,7 @@ def limited(path):
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
-    project = Project(tmp_path)
-    project.write("tasks.py", TASKS)
-    project.environment["BROKER"] = f"sqlite:///{tmp_path}/broker.sqlite"
-    return project
+    return Project(tmp_path, TASKS, BROKER=f"sqlite:///{tmp_path}/broker.sqlite")
 
 
 def run(project: Project) -> str:

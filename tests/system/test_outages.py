@@ -30,8 +30,7 @@ def test_an_outage_is_told_once_by_a_worker_and_not_by_each_process(
     tmp_path: Path, server_directory: Path, gone: str, pool: str
 ) -> None:
     # Given a worker, busy, on a server that dies
-    project = Project(tmp_path)
-    project.write("tasks.py", TASKS)
+    project = Project(tmp_path, TASKS)
     with redis_server(server_directory) as redis:
         project.environment["UMBEL_RESULT_BACKEND"] = redis.url
         broker = redis.url if gone == "broker" else f"sqlite:///{tmp_path}/broker.sqlite"

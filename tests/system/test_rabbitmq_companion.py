@@ -39,9 +39,7 @@ def quick():
 
 @pytest.fixture
 def project(rabbitmq_url: str, tmp_path: Path) -> Project:
-    project = Project(tmp_path)
-    project.write("tasks.py", TASKS.format(broker=rabbitmq_url))
-    return project
+    return Project(tmp_path, TASKS.format(broker=rabbitmq_url))
 
 
 @pytest.fixture

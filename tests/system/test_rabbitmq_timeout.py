@@ -167,8 +167,7 @@ def long(seconds):
 
 
 def test_a_worker_runs_a_long_task_once(node: Node, tmp_path: Path) -> None:
-    project = Project(tmp_path)
-    project.write("tasks.py", TASKS.format(broker=node.url))
+    project = Project(tmp_path, TASKS.format(broker=node.url))
     with (
         project.worker("worker", "-A", "tasks", "-c", "2"),
         Umbel("client", node.url, set_as_current=False) as app,

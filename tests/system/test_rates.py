@@ -48,10 +48,7 @@ def broker(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def project(tmp_path: Path, broker: str) -> Project:
-    project = Project(tmp_path)
-    project.write("tasks.py", TASKS.partition('\n\n@app.task(rate_limit="often")')[0])
-    project.environment["BROKER"] = broker
-    return project
+    return Project(tmp_path, TASKS.partition('\n\n@app.task(rate_limit="often")')[0], BROKER=broker)
 
 
 @pytest.fixture
@@ -89,9 +86,7 @@ def test_they_can_be_off(project: Project, app: Umbel) -> None:
 
 
 def test_one_that_makes_no_sense_is_one_line(tmp_path: Path) -> None:
-    project = Project(tmp_path)
-    project.write("tasks.py", TASKS)
-    project.environment["BROKER"] = "memory://"
+    project = Project(tmp_path, TASKS, BROKER="memory://")
     done = project.umbel("worker", "-A", "tasks")
     assert done.returncode == 1
     assert "rate_limit" in done.stderr

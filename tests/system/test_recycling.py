@@ -45,10 +45,7 @@ def leak(megabytes):
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
-    project = Project(tmp_path)
-    project.write("tasks.py", TASKS)
-    project.environment["BROKER"] = f"sqlite:///{tmp_path}/broker.sqlite"
-    return project
+    return Project(tmp_path, TASKS, BROKER=f"sqlite:///{tmp_path}/broker.sqlite")
 
 
 @pytest.fixture

@@ -5,13 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 
-from tests.servers import redis_server
 from umbel import servers
 from umbel.clock import SYSTEM_CLOCK
 from umbel.ids import new_id
@@ -25,23 +22,11 @@ CROWD = 40
 
 
 @pytest.fixture
-def url(server_directory: Path) -> Iterator[str]:
-    with redis_server(server_directory) as process:
-        yield process.url
-
-
-@pytest.fixture
-def server(url: str) -> Iterator[Server]:
-    server = servers.open(url)
+def server(own_redis_url: str) -> Iterator[Server]:
+    server = servers.open(own_redis_url)
     server.transport.declare(Topology(queues=(Queue("work"), Queue("other"))))
     yield server
     server.close()
-
-
-@pytest.fixture
-def admin(url: str) -> Iterator[Any]:
-    with redis.Redis.from_url(url) as client:
-        yield client
 
 
 class Crowd:
@@ -75,18 +60,20 @@ class Crowd:
 
 
 @contextmanager
-def crowd(server: Server, admin: Any, size: int = CROWD, *, beside: int = 0) -> Generator[Crowd]:
+def crowd(
+    server: Server, own_redis: Any, size: int = CROWD, *, beside: int = 0
+) -> Generator[Crowd]:
     """Let so many wait, beside others that do already; all are when the block begins."""
     waiting = Crowd(server, size)
     try:
-        until(lambda: is_waiting(admin, size + beside))
+        until(lambda: is_waiting(own_redis, size + beside))
         yield waiting
     finally:
         waiting.end()
 
 
-def is_waiting(admin: Any, size: int) -> bool:
-    armed, idle = admin.zcard("umbel:armed:work"), admin.zcard("umbel:idle:work")
+def is_waiting(own_redis: Any, size: int) -> bool:
+    armed, idle = own_redis.zcard("umbel:armed:work"), own_redis.zcard("umbel:idle:work")
     return bool(armed + idle == size)
 
 
@@ -102,27 +89,27 @@ def send(server: Server, count: int, queue: str = "work") -> None:
     server.transport.publish(messages, deadline=SYSTEM_CLOCK.monotonic() + PATIENCE)
 
 
-def scripts_run(admin: Any) -> int:
-    found = admin.info("commandstats").get("cmdstat_evalsha", {"calls": 0})
+def scripts_run(own_redis: Any) -> int:
+    found = own_redis.info("commandstats").get("cmdstat_evalsha", {"calls": 0})
     return int(found["calls"])
 
 
-def test_a_message_wakes_few_of_many(server: Server, admin: Any) -> None:
-    with crowd(server, admin) as waiting:
-        before = scripts_run(admin)
+def test_a_message_wakes_few_of_many(server: Server, own_redis: Any) -> None:
+    with crowd(server, own_redis) as waiting:
+        before = scripts_run(own_redis)
         send(server, 1)
         until(lambda: len(waiting.got) == 1)
-        until(lambda: is_waiting(admin, CROWD - 1))
-        asked = scripts_run(admin) - before
+        until(lambda: is_waiting(own_redis, CROWD - 1))
+        asked = scripts_run(own_redis) - before
         print(f"{asked} scripts for one message and {CROWD} that wait")
         # The message; those who were armed take or arm again; the successor of who went to work
         assert asked <= 1 + 4 + 3 + 2
-        assert admin.zcard("umbel:armed:work") == 4
+        assert own_redis.zcard("umbel:armed:work") == 4
 
 
 @pytest.mark.parametrize("queue", ["work", "other"])
-def test_a_burst_wakes_all_it_needs(server: Server, admin: Any, queue: str) -> None:
-    with crowd(server, admin) as waiting:
+def test_a_burst_wakes_all_it_needs(server: Server, own_redis: Any, queue: str) -> None:
+    with crowd(server, own_redis) as waiting:
         began = SYSTEM_CLOCK.monotonic()
         send(server, CROWD, queue)
         until(lambda: len(waiting.got) == CROWD)
@@ -134,7 +121,7 @@ def test_a_burst_wakes_all_it_needs(server: Server, admin: Any, queue: str) -> N
 
 
 def test_when_all_that_are_armed_are_gone_a_sleeper_finds_out(
-    server: Server, admin: Any, monkeypatch: pytest.MonkeyPatch
+    server: Server, own_redis: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(consumer_module, "LOOK", 0.5)
     with ExitStack() as stack:
@@ -145,19 +132,19 @@ def test_when_all_that_are_armed_are_gone_a_sleeper_finds_out(
         for each in gone:
             stack.callback(each.close)
             assert each.receive(1, timeout=0.01) == []
-        assert admin.zcard("umbel:armed:work") == 4
+        assert own_redis.zcard("umbel:armed:work") == 4
         # When others wait, and a message comes
-        waiting = stack.enter_context(crowd(server, admin, 2, beside=4))
+        waiting = stack.enter_context(crowd(server, own_redis, 2, beside=4))
         send(server, 1)
         # Then one of them has it
         until(lambda: len(waiting.got) == 1)
 
 
 def test_who_ends_is_followed_by_another(
-    server: Server, admin: Any, monkeypatch: pytest.MonkeyPatch
+    server: Server, own_redis: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(consumer_module, "LOOK", 600.0)  # who is said to be dead does not look
-    with crowd(server, admin, 6):
-        first = admin.zrange("umbel:armed:work", 0, 0)[0]
+    with crowd(server, own_redis, 6):
+        first = own_redis.zrange("umbel:armed:work", 0, 0)[0]
         server.transport.recover([DeadConsumer(first.decode())])
-        until(lambda: admin.zcard("umbel:armed:work") == 4)
+        until(lambda: own_redis.zcard("umbel:armed:work") == 4)

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -52,21 +53,8 @@ def admin(redis_url: str) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture
-def own_url(server_directory: Path) -> Iterator[str]:
-    """A Redis of the test's own, where what concerns the whole server disturbs nobody."""
-    with redis_server(server_directory) as process:
-        yield process.url
-
-
-@pytest.fixture
-def own_server(own_url: str) -> Iterator[RedisServer]:
-    yield from opened(own_url)
-
-
-@pytest.fixture
-def own_admin(own_url: str) -> Iterator[redis.Redis]:
-    with redis.Redis.from_url(own_url) as client:
-        yield client
+def own_server(own_redis_url: str) -> Iterator[RedisServer]:
+    yield from opened(own_redis_url)
 
 
 def opened(url: str) -> Iterator[RedisServer]:
@@ -123,9 +111,7 @@ def test_what_a_lost_reply_contained_is_given_again(server: RedisServer) -> None
 
 
 @pytest.mark.timeout(120)
-def test_connections_killed_at_random_lose_nothing(
-    own_server: RedisServer, own_admin: redis.Redis
-) -> None:
+def test_connections_killed_at_random_lose_nothing(own_server: RedisServer, own_redis: Any) -> None:
     # Given a consumer that works, while its server kills every connection now and then
     sent = send(own_server, 3000)
     consumer = begin(own_server)
@@ -134,7 +120,7 @@ def test_connections_killed_at_random_lose_nothing(
     while sum(done.values()) < len(sent):
         batch = persistently(lambda: consumer.receive(20, timeout=1.0))
         if random.random() < 0.3:
-            lost += own_admin.client_kill_filter(_type="normal", skipme=True)
+            lost += own_redis.client_kill_filter(_type="normal", skipme=True)
         results = [ResultRecord(each.message.id, b"{}", SUCCESS) for each in batch]
         try:
             report = own_server.committer.commit(
@@ -203,10 +189,10 @@ def test_a_frozen_server_makes_a_publish_end_at_its_deadline(server_directory: P
 
 
 def test_scripts_that_the_server_forgot_are_sent_again(
-    own_server: RedisServer, own_admin: redis.Redis
+    own_server: RedisServer, own_redis: Any
 ) -> None:
     consumer = begin(own_server)
-    own_admin.script_flush()
+    own_redis.script_flush()
     sent = send(own_server, 2500)
     assert ids(consumer.receive(10_000, timeout=PATIENCE)) == sent
     consumer.close()
@@ -233,11 +219,11 @@ def test_a_forked_child_opens_connections_of_its_own(server: RedisServer) -> Non
 
 
 def test_a_full_server_refuses_messages_and_still_gives_and_ends_them(
-    own_server: RedisServer, own_admin: redis.Redis
+    own_server: RedisServer, own_redis: Any
 ) -> None:
     sent = send(own_server, 2)
     consumer = begin(own_server)
-    own_admin.config_set("maxmemory", "1")
+    own_redis.config_set("maxmemory", "1")
     with pytest.raises(StorageError, match="OOM"):
         send(own_server)
     (held, other) = consumer.receive(5, timeout=PATIENCE)
@@ -246,7 +232,7 @@ def test_a_full_server_refuses_messages_and_still_gives_and_ends_them(
     effects = Effects(held, results=(record,), publish=(follow_up,))
     assert own_server.committer.commit([effects]).stale == ()
     consumer.give_back([other])
-    own_admin.config_set("maxmemory", "0")
+    own_redis.config_set("maxmemory", "0")
     assert ids(consumer.receive(5, timeout=PATIENCE)) == [*sent[1:], "next"]
     assert set(own_server.results.get(sent)) == {sent[0]}
     consumer.close()
@@ -372,30 +358,30 @@ def test_a_queue_of_one_worker_ends_with_it(server: RedisServer, admin: redis.Re
 
 
 def test_a_consumer_at_rest_asks_the_server_nothing(
-    own_server: RedisServer, own_admin: redis.Redis
+    own_server: RedisServer, own_redis: Any
 ) -> None:
     consumer = begin(own_server)
     consumer.receive(1, timeout=0.0)
-    before = own_admin.info("stats")["total_commands_processed"]
+    before = own_redis.info("stats")["total_commands_processed"]
     assert consumer.receive(1, timeout=1.0) == []
     # Two requests, at the beginning and the end of the wait, each a script of twenty commands.
-    assert own_admin.info("stats")["total_commands_processed"] - before < 60
+    assert own_redis.info("stats")["total_commands_processed"] - before < 60
     consumer.close()
 
 
 def test_a_batch_is_one_round_trip_to_publish_and_two_to_receive_and_commit(
-    own_server: RedisServer, own_admin: redis.Redis
+    own_server: RedisServer, own_redis: Any
 ) -> None:
     consumer = begin(own_server)
     send(own_server, 1000)
-    own_admin.config_resetstat()
+    own_redis.config_resetstat()
     send(own_server, 1000)
     got = consumer.receive(1000, timeout=PATIENCE)
     follow_ups = [Message(new_id(), b"[]", {}, "work") for _ in got]
     records = [ResultRecord(each.message.id, b"{}", SUCCESS) for each in got]
     triples = zip(got, records, follow_ups, strict=True)
     own_server.committer.commit([Effects(e, results=(r,), publish=(m,)) for e, r, m in triples])
-    calls = {name: stat["calls"] for name, stat in own_admin.info("commandstats").items()}
+    calls = {name: stat["calls"] for name, stat in own_redis.info("commandstats").items()}
     assert calls["cmdstat_evalsha"] == 3
     consumer.close()
 

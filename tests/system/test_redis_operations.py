@@ -31,18 +31,6 @@ from umbel.topology import Queue, Topology
 PATIENCE = 20.0
 
 
-@pytest.fixture
-def url(server_directory: Path) -> Iterator[str]:
-    with redis_server(server_directory) as process:
-        yield process.url
-
-
-@pytest.fixture
-def admin(url: str) -> Iterator[Any]:
-    with redis.Redis.from_url(url) as client:
-        yield client
-
-
 def publish(server: Server, *messages: Message) -> None:
     server.transport.publish(messages, deadline=SYSTEM_CLOCK.monotonic() + PATIENCE)
 
@@ -137,33 +125,33 @@ ACCESS = (
 )
 
 
-def test_an_access_list_with_no_more_than_is_needed(url: str, admin: Any) -> None:
-    admin.execute_command("ACL", "SETUSER", "umbel", *ACCESS.split())
-    place = urlsplit(url).netloc
+def test_an_access_list_with_no_more_than_is_needed(own_redis_url: str, own_redis: Any) -> None:
+    own_redis.execute_command("ACL", "SETUSER", "umbel", *ACCESS.split())
+    place = urlsplit(own_redis_url).netloc
     server = servers.open(f"redis://umbel:secret@{place}/0")
     use(server)
     assert server.warnings() == []  # it may not look
     server.close()
 
 
-def test_what_an_access_list_forbids_is_said(url: str, admin: Any) -> None:
-    admin.execute_command("ACL", "SETUSER", "umbel", *ACCESS.replace(" ~work*", "").split())
-    server = servers.open(f"redis://umbel:secret@{urlsplit(url).netloc}/0")
+def test_what_an_access_list_forbids_is_said(own_redis_url: str, own_redis: Any) -> None:
+    own_redis.execute_command("ACL", "SETUSER", "umbel", *ACCESS.replace(" ~work*", "").split())
+    server = servers.open(f"redis://umbel:secret@{urlsplit(own_redis_url).netloc}/0")
     server.transport.declare(Topology(queues=(Queue("work"),)))
     with pytest.raises(TransportError, match=r"permission|access"):
         publish(server, Message("x", b"", {}, "work"))
     server.close()
 
 
-def test_a_server_that_does_not_track_keys_is_asked(url: str, admin: Any) -> None:
-    admin.execute_command("ACL", "SETUSER", "umbel", *ACCESS.split(), "-client|tracking")
-    place = f"redis://umbel:secret@{urlsplit(url).netloc}/0"
+def test_a_server_that_does_not_track_keys_is_asked(own_redis_url: str, own_redis: Any) -> None:
+    own_redis.execute_command("ACL", "SETUSER", "umbel", *ACCESS.split(), "-client|tracking")
+    place = f"redis://umbel:secret@{urlsplit(own_redis_url).netloc}/0"
     server = servers.open(place, {"polling_interval": 0.05})
     server.transport.declare(Topology(queues=(Queue("work"),)))
     consumer = server.transport.consume(["work"], consumer_id=new_id(), lease=60.0)
     assert consumer.receive(1, timeout=0.1) == []
     began = SYSTEM_CLOCK.monotonic()
-    with redis.Redis.from_url(url) as other:
+    with redis.Redis.from_url(own_redis_url) as other:
         other.lpush("work", "no message")
     assert len(consumer.receive(1, timeout=PATIENCE)) == 1
     assert SYSTEM_CLOCK.monotonic() - began < 2.0
@@ -174,29 +162,31 @@ def test_a_server_that_does_not_track_keys_is_asked(url: str, admin: Any) -> Non
 # --- what is dangerous is said
 
 
-def test_a_server_that_keeps_nothing_and_evicts_is_warned_of(url: str, admin: Any) -> None:
-    server = servers.open(url)
+def test_a_server_that_keeps_nothing_and_evicts_is_warned_of(
+    own_redis_url: str, own_redis: Any
+) -> None:
+    server = servers.open(own_redis_url)
     (unkept,) = server.warnings()
     assert "keeps nothing on disk" in unkept
-    admin.config_set("maxmemory-policy", "allkeys-lru")
+    own_redis.config_set("maxmemory-policy", "allkeys-lru")
     evicting, _ = server.warnings()
     assert "allkeys-lru): messages and results may be lost" in evicting
-    admin.config_set("maxmemory-policy", "volatile-ttl")
+    own_redis.config_set("maxmemory-policy", "volatile-ttl")
     assert "volatile-ttl): results may be lost" in server.warnings()[0]
-    admin.config_set("maxmemory-policy", "noeviction")
-    admin.config_set("save", "3600 1")
+    own_redis.config_set("maxmemory-policy", "noeviction")
+    own_redis.config_set("save", "3600 1")
     assert server.warnings() == []
-    admin.config_set("save", "")
-    admin.config_set("appendonly", "yes")
+    own_redis.config_set("save", "")
+    own_redis.config_set("appendonly", "yes")
     assert server.warnings() == []
-    admin.config_set("appendonly", "no")  # or its end takes long
+    own_redis.config_set("appendonly", "no")  # or its end takes long
     server.close()
 
 
-def test_an_old_server_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_server_is_refused(own_redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "MINIMUM_VERSION", (99, 1))
     with pytest.raises(ImproperlyConfigured, match=r"is Redis \d+\.\d+: 99\.1 or newer is needed"):
-        servers.open(url).transport.queues()
+        servers.open(own_redis_url).transport.queues()
 
 
 # --- trouble
@@ -220,20 +210,24 @@ def test_a_server_that_loads_its_data_is_waited_for(server_directory: Path) -> N
         server.close()
 
 
-def test_a_server_with_too_few_replicas_refuses_with_its_reason(url: str, admin: Any) -> None:
-    server = servers.open(url)
+def test_a_server_with_too_few_replicas_refuses_with_its_reason(
+    own_redis_url: str, own_redis: Any
+) -> None:
+    server = servers.open(own_redis_url)
     server.transport.declare(Topology(queues=(Queue("work"),)))
-    admin.config_set("min-replicas-to-write", "1")
+    own_redis.config_set("min-replicas-to-write", "1")
     with pytest.raises(StorageError, match="NOREPLICAS"):
         publish(server, Message("x", b"", {}, "work"))
     server.close()
 
 
 @pytest.mark.parametrize("seconds", [0.5])
-def test_a_slow_server_delays_and_breaks_nothing(url: str, admin: Any, seconds: float) -> None:
-    server = servers.open(url, {"socket_timeout": 5.0})
+def test_a_slow_server_delays_and_breaks_nothing(
+    own_redis_url: str, own_redis: Any, seconds: float
+) -> None:
+    server = servers.open(own_redis_url, {"socket_timeout": 5.0})
     use(server)
-    admin.execute_command("CLIENT", "PAUSE", int(seconds * 1000), "ALL")
+    own_redis.execute_command("CLIENT", "PAUSE", int(seconds * 1000), "ALL")
     began = SYSTEM_CLOCK.monotonic()
     use(server)
     assert SYSTEM_CLOCK.monotonic() - began > seconds / 2

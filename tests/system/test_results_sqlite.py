@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.results import Writer, put
+from tests.results import Writer, nothing_left, put
 from umbel import servers
 from umbel.bridge import ResultBridge, aio
 from umbel.clock import SYSTEM_CLOCK
@@ -54,11 +54,6 @@ def writer(url: str) -> Iterator[Writer]:
     writer = Writer(url)
     yield writer
     writer.close()
-
-
-def nothing_left(bridge: ResultBridge) -> bool:
-    tables = bridge._waiting, bridge._new, bridge._gone, bridge._asleep, bridge._passive
-    return not any(tables) and bridge._leader is None and not bridge.bells
 
 
 def test_a_thread_is_told_of_what_another_process_stores(

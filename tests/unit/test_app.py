@@ -31,12 +31,6 @@ from umbel.testing.clock import START, FakeClock
 from umbel.wire.task import Request
 
 
-@pytest.fixture
-def app(request: pytest.FixtureRequest) -> Iterator[Umbel]:
-    with Umbel("shop", f"memory://{request.node.name}") as made:
-        yield made
-
-
 @pytest.fixture(autouse=True)
 def no_shared_tasks_are_left() -> Iterator[None]:
     before, current = list(registry.shared), context.current_app_or_none()

@@ -8,7 +8,7 @@ import pytest
 from bench.figures import Case, Metric, Rounds, Target, percentile
 from bench.report import merged, table
 from bench.session import Stage
-from bench.systems import System
+from bench.system import System
 
 
 def rounds(**values: list[Mapping[str, float]]) -> Rounds:

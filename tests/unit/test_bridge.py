@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import pytest
 
-from tests.results import meta, put
+from tests.results import meta, nothing_left, put
 from umbel import servers
 from umbel.bridge import ResultBridge
 from umbel.bridge.callbacks import tell
@@ -41,11 +41,6 @@ def asleep(bridge: ResultBridge, count: int) -> None:
 
 def led(bridge: ResultBridge) -> None:
     eventually(lambda: bridge._leader is not None and bridge._watch is not None, "somebody leads")
-
-
-def nothing_left(bridge: ResultBridge) -> bool:
-    tables = bridge._waiting, bridge._new, bridge._gone, bridge._asleep, bridge._passive
-    return not any(tables) and bridge._leader is None and not bridge.bells
 
 
 class Counted:

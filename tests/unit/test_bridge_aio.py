@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.results import meta, put
+from tests.results import meta, nothing_left, put
 from umbel import servers
 from umbel.bridge import ResultBridge, aio
 from umbel.exceptions import (
@@ -44,11 +44,6 @@ def bridge(store: ResultStore) -> Iterator[ResultBridge]:
 
 def followed(bridge: ResultBridge, count: int) -> bool:
     return len(bridge._waiting) == count and not bridge._new
-
-
-def nothing_left(bridge: ResultBridge) -> bool:
-    tables = bridge._waiting, bridge._new, bridge._gone, bridge._asleep, bridge._passive
-    return not any(tables) and bridge._leader is None and not bridge.bells
 
 
 async def until(bridge: ResultBridge, count: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,21 +11,6 @@ from umbel import AsyncResult, GroupResult, Task, Umbel, chain, chord, group
 from umbel.canvas import StampingVisitor, outbox
 
 AddTask = Task[..., int]
-
-
-@pytest.fixture
-def app(request: pytest.FixtureRequest) -> Iterator[Umbel]:
-    with Umbel("chord", f"memory://{request.node.name}") as made:
-        yield made
-
-
-@pytest.fixture
-def add(app: Umbel) -> AddTask:
-    @app.task(name="add")
-    def add(x: int, y: int = 0, *, z: int = 0) -> int:
-        return x + y + z
-
-    return add
 
 
 def test_a_chord_sends_its_header_which_carries_the_body(add: AddTask, app: Umbel) -> None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -26,12 +25,6 @@ from umbel.exceptions import (
 
 class Size(BaseModel):
     cm: int
-
-
-@pytest.fixture
-def app(request: pytest.FixtureRequest) -> Iterator[Umbel]:
-    with Umbel("eager", f"memory://{request.node.name}") as made:
-        yield made
 
 
 @pytest.fixture

@@ -33,21 +33,6 @@ from umbel.wire.task import Request
 AddTask = Task[..., int]
 
 
-@pytest.fixture
-def app(request: pytest.FixtureRequest) -> Iterator[Umbel]:
-    with Umbel("canvas", f"memory://{request.node.name}") as made:
-        yield made
-
-
-@pytest.fixture
-def add(app: Umbel) -> AddTask:
-    @app.task(name="add")
-    def add(x: int, y: int = 0, *, z: int = 0) -> int:
-        return x + y + z
-
-    return add
-
-
 # --- as a value
 
 

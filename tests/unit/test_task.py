@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pydantic
@@ -26,12 +26,6 @@ from umbel.exceptions import (
 )
 from umbel.topology import Exchange, Queue
 from umbel.wire.task import Request
-
-
-@pytest.fixture
-def app(request: pytest.FixtureRequest) -> Iterator[Umbel]:
-    with Umbel("shop", f"memory://{request.node.name}") as made:
-        yield made
 
 
 class Running:

@@ -101,9 +101,7 @@ def scheduler(project: Project, name: str, command: Sequence[str]) -> Server:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
-    project = Project(tmp_path)
-    project.write("tasks.py", TASKS)
-    return project
+    return Project(tmp_path, TASKS)
 
 
 def play(project: Project, broker: str, tmp_path: Path, *, server: Server | None = None) -> Beats:
