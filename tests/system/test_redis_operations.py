@@ -193,8 +193,8 @@ def test_an_old_server_is_refused(own_redis_url: str, monkeypatch: pytest.Monkey
 
 
 def test_a_server_that_loads_its_data_is_waited_for(server_directory: Path) -> None:
-    # Given a server that takes a second to load what it has
-    options = ("--appendonly", "yes", "--key-load-delay", "100")
+    # Given a server that takes two seconds to load what it has
+    options = ("--appendonly", "yes", "--key-load-delay", "400")
     with redis_server(server_directory, *options) as process:
         server = servers.open(process.url)
         server.transport.declare(Topology(queues=(Queue("work"),)))
