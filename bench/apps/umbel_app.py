@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bench import apps
-from umbel import Umbel, group
+from bench.workflows import Workflows
+from umbel import Umbel, chain, chord, group
 
 app = Umbel(
     "bench",
@@ -12,5 +13,6 @@ app = Umbel(
     broker_transport_options={"synchronous": apps.synchronous()},
 )
 tasks = {name: app.task(name=name)(function) for name, function in apps.functions().items()}
+workflow = Workflows(chain, group, chord, tasks).send
 calls = apps.CeleryCalls(tasks, group)
 sender, send_many, wait = calls.sender, calls.send_many, calls.wait

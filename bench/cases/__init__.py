@@ -5,6 +5,7 @@ from __future__ import annotations
 from bench.cases import (
     backlog,
     beat,
+    canvas,
     coroutines,
     drain,
     enqueue,
@@ -38,6 +39,7 @@ CASES = (
     recovery.CASE,
     beat.CASE,
     ticking.CASE,
+    *canvas.CASES,
     *on_redis.CASES,
     *on_rabbitmq.CASES,
 )

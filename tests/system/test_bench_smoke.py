@@ -18,7 +18,7 @@ COMMAND = [sys.executable, "-m", "bench", "--quick"]
     [
         (("drain", "enqueue", "latency"), ("umbel", "bare, results")),
         pytest.param(
-            ("redis-drain", "redis-enqueue", "redis-latency"),
+            ("redis-drain", "redis-enqueue", "redis-latency", "canvas"),
             ("umbel, Redis", "bare, results, Redis"),
             marks=pytest.mark.servers,
         ),
@@ -43,5 +43,5 @@ def test_the_smoke_run_measures_umbel_and_the_bare_loop(
     )
     assert done.returncode == 0, done.stderr
     rows = [line for line in done.stdout.splitlines() if line.startswith(f"| {systems[0]} ")]
-    assert len(rows) == 3
+    assert len(rows) == len(cases)
     assert "failed" not in done.stdout
