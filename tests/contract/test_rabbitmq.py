@@ -13,6 +13,8 @@ promise.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -92,13 +94,18 @@ class TestRabbitmqWithCompanion(
     TimetableContract,
 ):
     @pytest.fixture
-    def backend(self, rabbitmq_url: str, tmp_path: Path) -> Backend:
-        def with_ledger(broker: Server) -> Server:
-            store = open_server(f"sqlite:///{tmp_path}/ledger", {})
-            assert store.ledger is not None
-            return Accompanied(broker, store.ledger, store.timetable)
+    def backend(self, rabbitmq_url: str, tmp_path: Path) -> Iterator[Backend]:
+        with ExitStack() as stores:
 
-        return Backend(rabbitmq_url, row="rabbitmq+store", short=0.6, quiet=0.2, wrap=with_ledger)
+            def with_ledger(broker: Server) -> Server:
+                store = open_server(f"sqlite:///{tmp_path}/ledger", {})
+                stores.callback(store.close)
+                assert store.ledger is not None
+                return Accompanied(broker, store.ledger, store.timetable)
+
+            yield Backend(
+                rabbitmq_url, row="rabbitmq+store", short=0.6, quiet=0.2, wrap=with_ledger
+            )
 
     def test_one_running_message_is_charged_with_the_crash(self, stage: Stage, queue: str) -> None:
         """Nobody but its own process can end the hold of a consumer that lives."""

@@ -412,8 +412,8 @@ class History(RuleBasedStateMachine):
             assert self.stage.results(*self.known) == self.results
 
     def teardown(self) -> None:
-        for consumer in self.opened:
-            consumer.close()
+        while self.opened:
+            self.opened.pop().close()
         for session in list(self.sessions):
             self._end(session)
         self.stage.lapse(self.stage.short * 1.1)

@@ -129,10 +129,11 @@ class Stage:
         return server
 
     def close(self) -> None:
-        for session in self._sessions:
-            session.close()
-        for server in self._servers:
-            server.close()
+        # Emptied as well: some have descriptors that are closed with their last reference.
+        while self._sessions:
+            self._sessions.pop().close()
+        while self._servers:
+            self._servers.pop().close()
 
     # --- time
 
