@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import selectors
 import shutil
+import sys
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -84,17 +86,26 @@ class Spent:
 
     tasks: int
     rate: float
-    #: CPU seconds of all the worker's processes a task.
+    #: CPU seconds of all the worker's processes a task, and of the Redis, if there is one.
     cpu: float
+    server: float = math.nan
 
 
 class Session:
     """Owned by the harness's main thread."""
 
     def __init__(
-        self, system: System, folder: Path, *, coroutines: bool, urls: dict[str, str]
+        self,
+        system: System,
+        folder: Path,
+        *,
+        coroutines: bool,
+        urls: dict[str, str],
+        server_pid: int = -1,
     ) -> None:
         self.system = system
+        #: The Redis; -1 = there is none.
+        self.server_pid = server_pid
         self._folder = folder
         python = python_of(system)
         self._environment = {
@@ -154,12 +165,15 @@ class Session:
         """Wait until so many tasks have run and their results are stored; say what it took."""
         deadline = time.monotonic() + within
         before = self.wait_for(1, worker, within=START)
-        cpu = cpu_seconds(worker.popen.pid)
+        watched = (worker.popen.pid, self.server_pid)
+        cpu, server = map(cpu_seconds, watched)
         self.wait_for(count, worker, within=deadline - time.monotonic())
         self.verify()
-        cpu = cpu_seconds(worker.popen.pid) - cpu
+        after = tuple(map(cpu_seconds, watched))
         seconds = (self.last() - min(slot.first for slot in self.probe.slots())) / 1e9
-        return Spent(count, (count - 1) / seconds, cpu / max(count - before, 1))
+        tasks = max(count - before, 1)
+        spent = (after[0] - cpu) / tasks, (after[1] - server) / tasks
+        return Spent(count, (count - 1) / seconds, *spent)
 
     def wait_for(self, count: int, worker: Process, *, within: float) -> int:
         """Wait until so many tasks have run since the last reset; return how many have."""
@@ -211,6 +225,8 @@ class Stage:
 
     #: Factor on every case's seconds of work.
     scale: float
+    #: Seconds that each reply of a Redis takes longer.
+    distance: float = 0.0
 
     @contextlib.contextmanager
     def session(self, system: System, *, coroutines: bool = False) -> Generator[Session]:
@@ -220,12 +236,32 @@ class Stage:
         folder.mkdir(parents=True)
         with contextlib.ExitStack() as stack:
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
-            urls = {}
+            urls, server_pid = dict[str, str](), -1
             if system.on_redis:
                 server = stack.enter_context(redis_server(folder / "redis"))
-                urls[apps.RESULTS if system.on_rabbitmq else apps.URL] = server.url
+                server_pid = server.pid
+                url = stack.enter_context(_far(server.url, self.distance, folder))
+                urls[apps.RESULTS if system.on_rabbitmq else apps.URL] = url
             if system.on_rabbitmq:
                 urls[apps.URL] = stack.enter_context(rabbitmq_server(folder / "rabbitmq")).url
-            session = Session(system, folder, coroutines=coroutines, urls=urls)
+            session = Session(
+                system, folder, coroutines=coroutines, urls=urls, server_pid=server_pid
+            )
             stack.callback(session.close)
             yield session
+
+
+@contextlib.contextmanager
+def _far(url: str, seconds: float, folder: Path) -> Generator[str]:
+    """Return where a server is reached whose replies take so much longer."""
+    if not seconds:
+        yield url
+        return
+    place, _, database = url.removeprefix("redis://").partition("/")
+    argv = [sys.executable, "-m", "bench.distance", place, str(seconds)]
+    proxy = Process(Command(argv, {}, folder, folder / "distance.log"), piped=True)
+    try:
+        assert proxy.popen.stdout is not None
+        yield f"redis://127.0.0.1:{int(proxy.popen.stdout.readline())}/{database}"
+    finally:
+        proxy.end()

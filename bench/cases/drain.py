@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from bench.figures import Case, Metric, Target
 from bench.session import Session, Stage
 from bench.system import System
@@ -22,7 +24,7 @@ def _filled_before(session: Session, count: int) -> dict[str, float]:
     session.client.ask("fill", task="noop", count=count, within=120.0)
     with session.worker(2) as worker:
         spent = session.drain(count, worker, within=60.0)
-    return {"filled": spent.rate, "cpu": spent.cpu * 1e6}
+    return {"filled": spent.rate, "cpu": spent.cpu * 1e6, "server": spent.server * 1e6}
 
 
 def _filled_meanwhile(session: Session, count: int) -> dict[str, float]:
@@ -54,4 +56,8 @@ CASE = Case(
         Target("filled", least=0.4, of="bare"),
         Target("filled", least=20_000),
     ),
+)
+#: Where a Redis spends as well.
+ON_SERVER = replace(
+    CASE, metrics=(*CASE.metrics, Metric("server", "server CPU µs/task", 1, compared=True))
 )

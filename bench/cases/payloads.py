@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bench.figures import Case, Metric
 from bench.session import Session, Stage
@@ -48,8 +48,23 @@ def _drain(session: Session, load: Load, scale: float) -> dict[str, float]:
     return {
         f"{load.key} rate": spent.rate,
         f"{load.key} cpu": spent.cpu * 1e6,
+        f"{load.key} server": spent.server * 1e6,
         f"{load.key} client": sent["cpu"] * 1e6 / count,
     }
+
+
+_CPU = {"cpu": "worker CPU µs", "client": "client CPU µs", "server": "server CPU µs"}
+
+
+def _metrics(*spent: str) -> tuple[Metric, ...]:
+    return tuple(
+        metric
+        for load, title in zip(LOADS, ("20 B", "10 KB", "1 MB"), strict=True)
+        for metric in (
+            Metric(f"{load.key} rate", f"{title}: tasks/s"),
+            *(Metric(f"{load.key} {what}", _CPU[what], 1) for what in spent),
+        )
+    )
 
 
 CASE = Case(
@@ -60,15 +75,7 @@ CASE = Case(
         "worker's processes, from the first task that runs until every result is stored; client "
         "CPU is that of sending in bulk. The argument is a string, the result its length."
     ),
-    metrics=tuple(
-        metric
-        for load, title in zip(LOADS, ("20 B", "10 KB", "1 MB"), strict=True)
-        for metric in (
-            Metric(f"{load.key} rate", f"{title}: tasks/s"),
-            Metric(f"{load.key} cpu", "worker CPU µs", 1),
-            Metric(f"{load.key} client", "client CPU µs", 1),
-        )
-    ),
+    metrics=_metrics("cpu", "client"),
     systems=(
         "umbel",
         "bare, results",
@@ -78,3 +85,5 @@ CASE = Case(
     ),
     measure=measure,
 )
+#: Where a Redis spends as well.
+ON_SERVER = replace(CASE, metrics=_metrics("cpu", "client", "server"))

@@ -18,7 +18,7 @@ COMMAND = [sys.executable, "-m", "bench", "--quick"]
     [
         (("drain", "enqueue", "latency"), ("umbel", "bare, results")),
         pytest.param(
-            ("redis-drain", "redis-enqueue", "redis-latency", "canvas"),
+            ("redis-drain-far", "redis-enqueue", "redis-latency", "canvas"),
             ("umbel, Redis", "bare, results, Redis"),
             marks=pytest.mark.servers,
         ),
