@@ -5,7 +5,8 @@ connection ── links, and idle ones lent      pieces, scripts ── what the
 messages ── arguments of the scripts         queues, consumer ── publish and receive
 commit ── effects                            results, ledger ── what is kept
 joins, joining ── headers of chords          ending ── consumers, and queues that were theirs
-unacked ── what Celery's dead held           bus ── remote control
+unacked ── what Celery's dead held           limits ── of queues that have some
+bus ── remote control
 places ── which server is the master         advice ── what is dangerous
 timetable ── schedules
 """

@@ -34,7 +34,7 @@ class RedisCommitter:
         store = store or keys
         self._connections = connections
         self._packer = Packer(options, keys)
-        self._script_keys = (*self._packer.keys, keys.marks, keys.dead)
+        self._script_keys = (*self._packer.keys, keys.marks)
         self._start = (*self._packer.start, store.results, store.successes)
         self._joins = (store.groups, store.joins, store.complete_joins, store.waiting_joins)
         self._plain = scripts.commit(joins=False, databases=databases)

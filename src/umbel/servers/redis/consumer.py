@@ -44,6 +44,7 @@ from umbel.servers.redis.connection import Connections, Link, Waker, Word, pack,
 from umbel.servers.redis.ending import end
 from umbel.servers.redis.keys import Keys
 from umbel.servers.redis.ledger import revocations
+from umbel.servers.redis.limits import bury_old, ttls
 from umbel.servers.redis.options import Options
 from umbel.wire.envelope import unpack
 from umbel.wire.names import REDELIVERED, tree_of
@@ -87,6 +88,8 @@ class RedisConsumer:
         self._revision = 0
         #: Task id -> monotonic time at which its revocation ends.
         self._revoked: dict[str, float] = {}
+        #: Queue -> seconds that a message may wait in it, if there is a limit.
+        self._ttls: dict[str, float] = {}
         self._polling_interval = options.polling_interval
         #: What makes the server track what the next script reads; nothing, if it does not.
         self._tracked = b""
@@ -154,6 +157,8 @@ class RedisConsumer:
             deliveries = self._deliveries(given, dict(zip(marks[::2], marks[1::2], strict=True)))
             if any(each.message.not_before for each in deliveries):
                 deliveries = self._park(link, deliveries)
+            if self._ttls and deliveries:
+                deliveries = bury_old(link, self._keys, deliveries, self._ttls, self._now())
         except BaseException:  # also what a signal raises in the middle of a reply
             self._drop_link()
             raise
@@ -193,6 +198,7 @@ class RedisConsumer:
         both = (keys.consumer + self._id, keys.leases)
         arguments: list[Word] = [self._id, self._number, self._lease, keys.served, *self._queues]
         link.run(scripts.BEGIN, both, [arguments])
+        self._ttls = ttls(link, keys, self._queues)
 
     def _park(self, link: Link, deliveries: list[Delivery]) -> list[Delivery]:
         """Let those wait in the server that are not due; return the others.

@@ -14,14 +14,14 @@ def end(connections: Connections, keys: Keys, script: Script, arguments: Sequenc
     every = (*keys.consumers, *arguments)
     ((count, left),) = connections.run(script, (keys.leases, keys.marks), [every])
     for queue in map(text, left):
-        _delete(connections, keys, queue)
+        delete(connections, keys, queue)
     return int(count)
 
 
-def _delete(connections: Connections, keys: Keys, queue: str) -> None:
-    """Delete a queue that shall end with its last consumer, unless it has one again."""
+def delete(connections: Connections, keys: Keys, queue: str, *, now: bool = False) -> None:
+    """Delete a queue that has no consumer, if it shall end with its last one, or ``now``."""
     lists = keys.lists(queue)
-    places = (queue, keys.bindings, keys.permanent_bindings, keys.separator)
+    places = (queue, keys.bindings, keys.permanent_bindings, keys.separator, "1" if now else "")
     arguments = (*places, *lists, *(keys.delayed + each for each in lists))
     where = (keys.queues, keys.exchanges, keys.served + queue)
     connections.run(scripts.DELETE_QUEUE, where, [arguments])

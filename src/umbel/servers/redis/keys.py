@@ -18,6 +18,7 @@ of one of the lists above; moments are microseconds of the server's clock.
     umbel:schema                  hash    written, readable_from: versions of this layout
     umbel:exchanges               hash    name -> type
     umbel:queues                  hash    name -> its properties as JSON
+    umbel:unused                  zset    queues that end when nobody consumes them -> since when
     umbel:armed:<queue>           zset    consumers that wait for it and are told of changes -> when
     umbel:idle:<queue>            zset    consumers that wait for it and sleep -> since when
     umbel:wake:<id>               channel on which one that sleeps is woken
@@ -103,6 +104,7 @@ class Keys:
         "suffixes",
         "unacked",
         "unacked_since",
+        "unused",
         "waiting_joins",
         "wake",
     )
@@ -114,6 +116,7 @@ class Keys:
         self.schema = f"{ours}schema"
         self.exchanges = f"{ours}exchanges"
         self.queues = f"{ours}queues"
+        self.unused = f"{ours}unused"
         self.leases = f"{ours}leases"
         self.marks = f"{ours}marks"
         self.dead = f"{ours}dead"

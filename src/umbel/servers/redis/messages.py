@@ -33,7 +33,7 @@ class Packer:
         self._largest = options.max_message_size
         self._salt, self._count = os.urandom(8).hex(), itertools.count()
         #: The keys and first arguments of every script that stores messages.
-        self.keys = (keys.exchanges, keys.queues, keys.leases)
+        self.keys = (keys.exchanges, keys.queues, keys.leases, keys.dead)
         served = "" if options.park_unserved else keys.served
         self.start = (keys.prefix, keys.separator, keys.bindings, keys.delayed, served)
 

@@ -18,11 +18,11 @@ end
 """
 
 #: Routing and storing of messages. Begins the argument and key tables of its scripts:
-#:   KEYS  1 exchanges   2 queues   3 leases
+#:   KEYS  1 exchanges   2 queues   3 leases   4 dead
 #:   ARGV  1 key prefix   2 separator   3 beginning of bindings   4 beginning of delayed
 #:         5 beginning of served; "" = who consumes makes no difference
 ROUTING: Final = """
-local EXCHANGES, QUEUES, CONSUMER_LEASES = KEYS[1], KEYS[2], KEYS[3]
+local EXCHANGES, QUEUES, CONSUMER_LEASES, DEAD = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local PREFIX, SEPARATOR, BINDINGS, DELAYED, SERVED = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 
 local function words(text)
@@ -77,12 +77,54 @@ local function is_free_for(key, kind)
   return found == kind or found == 'none'
 end
 
+local function bury(list, envelope, reason, crashes)
+  redis.call('XADD', DEAD, '*', 'envelope', envelope, 'list', list, 'reason', reason,
+    'crashes', crashes)
+end
+
+-- Queues with a most of messages that may wait: name -> properties, with their lists.
+local limited = {}
+local function learn(queue, said)
+  if not said or said == '{}' then return end
+  local properties = cjson.decode(said)
+  if not properties.max_length then return end
+  local overflow = (properties.arguments or {})['x-overflow']
+  properties.refuses = overflow == 'reject-publish' or overflow == 'reject-publish-dlx'
+  limited[queue] = properties
+end
+
+local function excess(about)
+  local waiting = 0
+  for _, list in ipairs(about.lists) do
+    local length = redis.pcall('LLEN', list)
+    if type(length) == 'number' then waiting = waiting + length end
+  end
+  return waiting - about.max_length
+end
+
+-- Of what is too much, the oldest of the least urgent goes to the dead letters.
+local function trim(queue)
+  local about = limited[queue]
+  if not about or about.refuses then return end
+  local over = excess(about)
+  for i = #about.lists, 1, -1 do
+    while over > 0 do
+      local envelope = redis.pcall('RPOP', about.lists[i])
+      if type(envelope) ~= 'string' then break end
+      local reason = string.format('the queue is full (max_length %d)', about.max_length)
+      bury(about.lists[i], envelope, reason, 0)
+      over = over - 1
+    end
+  end
+end
+
 -- Memory of one run: exchange and key and bucket -> lists, or nil and why there are none.
 local resolved, refusals, queue_of = {}, {}, {}
 local function add_list(lists, queue, suffix)
   local list = PREFIX .. queue .. suffix
   lists[#lists + 1] = list
   queue_of[list] = queue
+  learn(queue, redis.call('HGET', QUEUES, queue))
 end
 
 local function lists_for(exchange, key, suffix)
@@ -110,7 +152,16 @@ end
 -- The lists for the message whose arguments begin at i, or nil and why it cannot be stored.
 local function destination(i)
   if string.sub(ARGV[i + 3], 1, 1) == '!' then return nil, string.sub(ARGV[i + 3], 2) end
-  return lists_for(ARGV[i], ARGV[i + 1], ARGV[i + 2])
+  local lists, problem = lists_for(ARGV[i], ARGV[i + 1], ARGV[i + 2])
+  if problem or not next(limited) then return lists, problem end
+  for _, list in ipairs(lists) do
+    local about = limited[queue_of[list]]
+    if about and about.refuses and excess(about) >= 0 then
+      return nil, string.format('queue %s is full (max_length %d)', queue_of[list],
+        about.max_length)
+    end
+  end
+  return lists
 end
 
 -- Whether an umbel's worker consumes the queue; it makes ready what is due. Others do not, so
@@ -131,9 +182,14 @@ end
 
 -- Messages of one batch that are due together keep their order: each is due a microsecond later.
 local stored = 0
+local function push(list, envelope)
+  redis.call('LPUSH', list, envelope)
+  trim(queue_of[list])
+end
+
 local function store(lists, delay, envelope)
   if delay == '0' then
-    for _, list in ipairs(lists) do redis.call('LPUSH', list, envelope) end
+    for _, list in ipairs(lists) do push(list, envelope) end
     return
   end
   now = now or now_us()
@@ -142,7 +198,7 @@ local function store(lists, delay, envelope)
     if is_served(queue_of[list]) then
       redis.call('ZADD', DELAYED .. list, now + delay + stored, envelope)
     else
-      redis.call('LPUSH', list, envelope)
+      push(list, envelope)
     end
   end
 end

@@ -25,6 +25,7 @@ from umbel.servers.redis.consumer import RedisConsumer
 from umbel.servers.redis.ending import end
 from umbel.servers.redis.finding import Finder
 from umbel.servers.redis.keys import Keys
+from umbel.servers.redis.limits import Limits
 from umbel.servers.redis.messages import Arguments, Packer
 from umbel.servers.redis.options import Options
 from umbel.servers.redis.unacked import Unacked
@@ -61,7 +62,8 @@ class RedisTransport:
         self._clock = options.clock
         self._packer = Packer(options, keys)
         self._unacked = Unacked(connections, keys, options)
-        #: Queues that exist, and are never deleted.
+        self._limits = Limits(connections, keys, options)
+        #: Queues that exist, are never deleted, and take any number of messages.
         self._declared: set[str] = set()
         self._fanouts: set[str] = set()
 
@@ -71,7 +73,7 @@ class RedisTransport:
         for name, kind in exchanges.items():
             if kind not in CAPABILITIES.exchange_types:
                 raise ImproperlyConfigured(f"exchange {name!r} is {kind}, which Redis has not")
-        queues = {each.name: _properties(each) for each in topology.queues}
+        queues = {each.name: _properties(each, keys) for each in topology.queues}
         lasting = {each.name for each in topology.queues if each.expires is None}
         bindings = [
             (each.exchange, self._member(each, exchanges), "1" if each.queue in lasting else "")
@@ -87,9 +89,7 @@ class RedisTransport:
             name, old, new = map(text, conflict)
             raise TopologyConflict(f"{name!r} exists already, as {old} and not as {new}")
         self._fanouts.update(name for name, kind in exchanges.items() if kind == "fanout")
-        self._declared.update(
-            each.name for each in topology.queues if not (each.auto_delete or each.exclusive)
-        )
+        self._declared.update(each.name for each in topology.queues if _is_plain(each))
 
     def publish(self, messages: Sequence[Message], *, deadline: float) -> None:
         if self._clock.monotonic() >= deadline:
@@ -167,7 +167,9 @@ class RedisTransport:
             tags = self._tags(each.consumer_id, each.running) if each.running else []
             about: Arguments = [each.consumer_id, each.verdict, *tags]
             count += end(self._connections, keys, scripts.END_CONSUMER, about)
-        return count + end(self._connections, keys, scripts.RECOVER, ()) + self._unacked.restore()
+        count += end(self._connections, keys, scripts.RECOVER, ()) + self._unacked.restore()
+        self._limits.keep()
+        return count
 
     def depth(self, queues: Sequence[str]) -> dict[str, Depth]:
         keys = self._keys
@@ -238,9 +240,15 @@ def _exchanges(topology: Topology) -> Iterable[Exchange]:
     return (each for each in named if each.name)
 
 
-def _properties(queue: Queue) -> str:
+def _is_plain(queue: Queue) -> bool:
+    ends = queue.auto_delete or queue.exclusive or queue.expires is not None
+    return not ends and queue.max_length is None
+
+
+def _properties(queue: Queue, keys: Keys) -> str:
     """Return what may not differ when a queue is declared again."""
     kept: dict[str, Any] = {
+        "lists": keys.lists(queue.name) if queue.max_length is not None else None,
         "durable": queue.durable,
         "exclusive": queue.exclusive,
         "auto_delete": queue.auto_delete,

@@ -55,7 +55,7 @@ return {}
 PUBLISH: Final = Script.of(
     """
 if #ARGV == 10 and ARGV[6] == '' and ARGV[9] == '0' then
-  if redis.call('HEXISTS', KEYS[2], ARGV[7]) == 1 then
+  if redis.call('HGET', KEYS[2], ARGV[7]) == '{}' then
     local length = redis.pcall('LPUSH', ARGV[1] .. ARGV[7] .. ARGV[8], ARGV[10])
     if type(length) == 'number' then return {} end
   end
@@ -341,18 +341,18 @@ return {count, left}
 """,
 )
 
-#: Delete a queue that shall end with its last consumer, and that has none.
+#: Delete a queue that has no consumer, and shall end with its last one or now.
 #:   KEYS  1 queues   2 exchanges   3 served
-#:   ARGV  1 its name   2 beginning of bindings   3 beginning of permanent bindings   4 separator,
-#:         then its lists and delayed messages
+#:   ARGV  1 its name   2 beginning of bindings   3 beginning of permanent bindings   4 separator
+#:         5 "1" = now, then its lists and delayed messages
 DELETE_QUEUE: Final = Script.of(
     """
 local properties = redis.call('HGET', KEYS[1], ARGV[1])
 if not properties or redis.call('EXISTS', KEYS[3]) == 1 then return end
 local ends = cjson.decode(properties)
-if not (ends.auto_delete or ends.exclusive) then return end
+if not (ends.auto_delete or ends.exclusive or ARGV[5] == '1') then return end
 redis.call('HDEL', KEYS[1], ARGV[1])
-for i = 5, #ARGV do redis.call('DEL', ARGV[i]) end
+for i = 6, #ARGV do redis.call('DEL', ARGV[i]) end
 local tail = ARGV[4] .. ARGV[1]
 for _, exchange in ipairs(redis.call('HKEYS', KEYS[2])) do
   for _, member in ipairs(redis.call('SMEMBERS', ARGV[2] .. exchange)) do
@@ -366,7 +366,7 @@ end
 )
 
 #: Perform effects.
-#:   KEYS  those of routing and storing, then 4 marks   5 dead
+#:   KEYS  those of routing and storing, then 5 marks
 #:   ARGV  those of routing and storing, then
 #:         6 beginning of results   7 beginning of successes, then for each effect
 #:         held key ("" = nothing is held), tag, ending, reason, "1" if it has a mark, crashes,
@@ -378,7 +378,7 @@ _COMMIT: Final = (
     CLOCK,
     ROUTING,
     """
-local MARKS, DEAD = KEYS[4], KEYS[5]
+local MARKS = KEYS[5]
 local RESULTS, SUCCESSES = ARGV[6], ARGV[7]
 """,
     RESULTS,
@@ -404,8 +404,7 @@ local function end_hold(held, tag, ending, marked, reason, crashes)
   if ending == 'requeue' then
     redis.call('LPUSH', list, envelope)
   else
-    redis.call('XADD', DEAD, '*', 'envelope', envelope, 'list', list, 'reason', reason,
-      'crashes', crashes)
+    bury(list, envelope, reason, crashes)
   end
 end
 """,

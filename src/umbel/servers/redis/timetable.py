@@ -41,7 +41,7 @@ return holder and tonumber(ends) > now_us() and holder
 )
 
 #: Deal with ticks.
-#:   KEYS  those of routing and storing, then 4 lease   5 progress
+#:   KEYS  those of routing and storing, then 5 lease   6 progress
 #:   ARGV  those of routing and storing, then 6 token, then for each tick
 #:         entry, due time before it ("" = none), due time, record, count of messages, the message
 #:   ->    nothing, if another token is newer; else the numbers (from 0) of those that were passed
@@ -50,11 +50,11 @@ _ADVANCE: Final = Script.of(
     CLOCK,
     ROUTING,
     """
-if redis.call('HGET', KEYS[4], 'token') ~= ARGV[6] then return false end
+if redis.call('HGET', KEYS[5], 'token') ~= ARGV[6] then return false end
 local passed, refused = {}, {}
 
 local function is_at(entry, due)
-  local kept = redis.call('HGET', KEYS[5], entry)
+  local kept = redis.call('HGET', KEYS[6], entry)
   return (kept and string.match(kept, '^%S+') or '') == due
 end
 
@@ -69,7 +69,7 @@ while i <= #ARGV do
     refused[#refused + 1] = number
     refused[#refused + 1] = problem
   else
-    redis.call('HSET', KEYS[5], ARGV[i], ARGV[i + 2] .. ' ' .. ARGV[i + 3])
+    redis.call('HSET', KEYS[6], ARGV[i], ARGV[i + 2] .. ' ' .. ARGV[i + 3])
     if sends then store(lists, ARGV[i + 8], ARGV[i + 9]) end
   end
   i, number = i + (sends and 10 or 5), number + 1

@@ -44,7 +44,7 @@ return found
 )
 
 #: Put messages back, if their holders still hold them.
-#:   KEYS  those of routing and storing, then 4 unacked   5 their index   6 dead
+#:   KEYS  those of routing and storing, then 5 unacked   6 their index
 #:   ARGV  those of routing and storing, then for each message
 #:         tag, what was noted, exchange, key, end of the list's key, envelope
 #:   ->    how many went back
@@ -68,16 +68,15 @@ end
 
 local count = 0
 for i = 6, #ARGV, 6 do
-  local tag, noted = ARGV[i], redis.call('HGET', KEYS[4], ARGV[i])
+  local tag, noted = ARGV[i], redis.call('HGET', KEYS[5], ARGV[i])
   if (noted or '') == ARGV[i + 1] then
     local lists, problem = lists_of(i)
-    redis.call('ZREM', KEYS[5], tag)
-    redis.call('HDEL', KEYS[4], tag)
+    redis.call('ZREM', KEYS[6], tag)
+    redis.call('HDEL', KEYS[5], tag)
     if not noted then
       lists = {}
     elseif problem then
-      redis.call('XADD', KEYS[6], '*', 'envelope', noted, 'list', PREFIX .. ARGV[i + 3],
-        'reason', "left by a worker of Celery's: " .. problem, 'crashes', 0)
+      bury(PREFIX .. ARGV[i + 3], noted, "left by a worker of Celery's: " .. problem, 0)
     else
       count = count + 1
     end
@@ -115,7 +114,7 @@ class Unacked:
             exchange, key, priority, envelope = unacked(noted or b"")
             suffix = keys.suffix(priority)
             arguments += (tag, noted or b"", exchange, key, suffix, envelope)
-        every = (*self._packer.keys, *theirs, keys.dead)
+        every = (*self._packer.keys, *theirs)
         return int(self._connections.run(_RESTORE, every, [arguments])[0])
 
 
