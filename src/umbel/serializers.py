@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import binascii
 import sys
+import threading
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Mapping
@@ -22,7 +23,7 @@ from functools import cache
 from importlib import import_module
 from json import encoder as json_encoder
 from json.decoder import JSONDecoder
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from umbel.exceptions import (
     ContentDisallowed,
@@ -33,6 +34,7 @@ from umbel.exceptions import (
 )
 from umbel.spelling import suggestion
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 #: Bytes a compressed body may grow to. A message a thousand times smaller could fill the memory.
@@ -49,6 +51,10 @@ CONTENT_TYPES: Mapping[str, tuple[str, str, str]] = {
     "yaml": ("application/x-yaml", "utf-8", "yaml"),
     "msgpack": ("application/x-msgpack", "binary", "msgpack"),
 }
+#: Levels of containers in a JSON text that may be needed; 20,000 still fit into 8 MB of C stack.
+DEEPEST = 5000
+#: The limit is the interpreter's, not a thread's.
+_changing_the_limit = threading.Lock()
 _NAMES: Mapping[str, str] = {row[0]: name for name, row in CONTENT_TYPES.items()}
 
 
@@ -287,6 +293,8 @@ def json_text(value: Any) -> str:
     """Return the value's JSON text (ASCII). Raises EncodeError."""
     try:
         return "".join(json_chunks(value, 0))
+    except RecursionError:
+        return _deep_text(value)
     except Exception as error:
         raise _refused(value, error) from error
 
@@ -295,6 +303,8 @@ def json_dumps(value: Any) -> bytes:
     """Return the value's JSON text as bytes. Raises EncodeError."""
     try:
         return "".join(json_chunks(value, 0)).encode("ascii")
+    except RecursionError:
+        return _deep_text(value).encode("ascii")
     except Exception as error:
         raise _refused(value, error) from error
 
@@ -304,7 +314,10 @@ def json_loads(data: bytes) -> Any:
     try:
         text = data.decode()
         scan = _scan_tagged if b'"__type__"' in data else _scan_plain
-        value, end = scan(text, 0)
+        try:
+            value, end = scan(text, 0)
+        except RecursionError:
+            value, end = _with_room(scan, text, 0)
     except StopIteration:
         return _loads_padded(data)
     except Exception as error:
@@ -320,6 +333,28 @@ def _loads_padded(data: bytes) -> Any:
     if len(stripped) == len(data):
         raise DecodeError("not json: no value at the beginning" if data else "not json: empty")
     return json_loads(stripped)
+
+
+def _deep_text(value: Any) -> str:
+    try:
+        return "".join(_with_room(json_chunks, value, 0))
+    except Exception as error:
+        raise _refused(value, error) from error
+
+
+def _with_room(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Do it with room for DEEPEST levels.
+
+    A level of a workflow takes up to six of JSON: 200 do not fit into the usual thousand. Only some
+    interpreters count C code among these; its stack is used little.
+    """
+    with _changing_the_limit:
+        before = sys.getrecursionlimit()
+        sys.setrecursionlimit(max(before, DEEPEST))
+        try:
+            return work(*args, **kwargs)
+        finally:
+            sys.setrecursionlimit(before)
 
 
 def _refused(value: Any, error: Exception) -> EncodeError:

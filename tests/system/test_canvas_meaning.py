@@ -7,7 +7,7 @@ for them failed as well.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -151,6 +151,25 @@ workflows: st.SearchStrategy[Node] = st.recursive(tasks, composed, max_leaves=12
 # --- and what comes of them
 
 
+def build(
+    node: Node, *, say: Callable[[str], Signature[Any]], fail: Callable[[], Signature[Any]]
+) -> Signature[Any]:
+    def made(node: Node) -> Signature[Any]:
+        match node:
+            case Say(word):
+                return say(word)
+            case Fail():
+                return fail()
+            case Chain(links):
+                return chain([*map(made, links)])
+            case Group(members):
+                return group([*map(made, members)])
+            case Chord(header, body):
+                return chord([*map(made, header)], made(body))
+
+    return made(node)
+
+
 class Stage:
     """An application whose tasks say and fail."""
 
@@ -167,29 +186,16 @@ class Stage:
 
         self._say, self._fail = say, fail
 
-    def build(self, node: Node) -> Signature[Any]:
-        match node:
-            case Say(word):
-                return self._say.s(word)
-            case Fail():
-                return self._fail.s()
-            case Chain(links):
-                return chain([self.build(each) for each in links])
-            case Group(members):
-                return group([*map(self.build, members)])
-            case Chord(header, body):
-                return chord([*map(self.build, header)], self.build(body))
-
     def check(self, node: Node) -> None:
-        result = self.build(node).apply_async()
+        result = build(node, say=self._say.s, fail=self._fail.s).apply_async()
         assert found(result) == outcome(node)
 
 
-def found(result: Any) -> Any:
+def found(result: Any, patience: float = PATIENCE) -> Any:
     if isinstance(result, GroupResult):
-        return [found(each) for each in result.results]
+        return [found(each, patience) for each in result.results]
     assert isinstance(result, AsyncResult)
-    value = result.get(timeout=PATIENCE, propagate=False)
+    value = result.get(timeout=patience, propagate=False)
     return Error(type(value).__name__) if isinstance(value, BaseException) else value
 
 

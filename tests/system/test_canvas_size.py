@@ -153,13 +153,15 @@ def test_nested_chords(app: Umbel, total: Task[..., int], levels: int) -> None:
         assert workflow.apply_async().get(timeout=PATIENCE) == 3
 
 
-def test_nested_groups_and_chains(app: Umbel, add: Task[..., int]) -> None:
+@pytest.mark.parametrize("levels", [10, 200])
+def test_nested_groups_and_chains(app: Umbel, add: Task[..., int], levels: int) -> None:
     workflow: Signature[Any] = add.s()
-    for _ in range(60):
+    for _ in range(levels):
         workflow = group(chain([add.s(), workflow]), add.s())
     with running(app):
         value: Any = (add.s(0, 1) | workflow).apply_async().get(timeout=PATIENCE)
     depth = 0
     while isinstance(value, list):
         value, depth = value[0], depth + 1
-    assert (value, depth) == (62, 60)
+    assert (value, depth) == (levels + 2, levels)
+    assert len(repr(workflow)) > levels

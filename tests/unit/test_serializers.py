@@ -248,6 +248,16 @@ class TestOthers:
         with pytest.raises(EncodeError):
             serializers.get(name).dumps(threading.Lock())
 
+    def test_json_nests_as_deep_as_workflows_do(self) -> None:
+        value: Any = 1
+        for _ in range(1200):
+            value = [value]
+        before = sys.getrecursionlimit()
+        text = serializers.json_dumps(value)
+        assert text == b"[" * 1200 + b"1" + b"]" * 1200
+        assert serializers.json_dumps(serializers.json_loads(text)) == text
+        assert sys.getrecursionlimit() == before
+
     def test_deep_nesting_is_refused(self) -> None:
         for name, data in (
             ("yaml", b"- " * 5000),

@@ -32,7 +32,14 @@ from umbel.canvas.plan import (
     flat,
     settle,
 )
-from umbel.canvas.signature import Signature, eager_failure, first_of, kind, maybe_signature
+from umbel.canvas.signature import (
+    Signature,
+    eager_failure,
+    first_of,
+    kind,
+    maybe_signature,
+    shown,
+)
 from umbel.context import Application
 from umbel.ids import new_id
 from umbel.options import check_call
@@ -181,7 +188,7 @@ class chain(Signature[R]):
 
     def __repr__(self) -> str:
         """Show its links."""
-        return " | ".join(repr(each) for each in self.tasks)
+        return " | ".join(map(shown, self.tasks))
 
 
 def _unrolled(links: list[Signature[Any]]) -> list[Signature[Any]]:
@@ -402,7 +409,7 @@ class chord(Signature[R]):
 
     def __repr__(self) -> str:
         """Show its header and body."""
-        return f"chord({self.tasks!r}, {self.body!r})"
+        return f"chord({shown(self.tasks)}, {shown(self.body)})"
 
 
 def _lookahead(slices: Iterator[list[Any]]) -> Iterator[tuple[list[Any], bool]]:

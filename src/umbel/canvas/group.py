@@ -20,7 +20,7 @@ from umbel.canvas.outbox import (
     telling_what_was_sent,
 )
 from umbel.canvas.plan import CHUNKS, MAP, STARMAP, attach, outline, settle
-from umbel.canvas.signature import Signature, kind, maybe_signature, plain_call
+from umbel.canvas.signature import Signature, kind, maybe_signature, plain_call, shown
 from umbel.context import Application
 from umbel.exceptions import Replaced
 from umbel.ids import new_id
@@ -165,7 +165,7 @@ class group(Signature[list[R]]):
 
     def __repr__(self) -> str:
         """Show its members."""
-        return f"group({self.kwargs['tasks']!r})"
+        return f"group({shown(self.kwargs['tasks'])})"
 
 
 # --- a task over many arguments

@@ -321,9 +321,17 @@ class Signature(dict[str, Any], Generic[R_co]):
 
     def __repr__(self) -> str:
         """Show it as a call."""
-        shown = [repr(each) for each in self.args]
-        shown += [f"{name}={value!r}" for name, value in self.kwargs.items()]
-        return f"{self.task}({', '.join(shown)})"
+        arguments = [shown(each) for each in self.args]
+        arguments += [f"{name}={shown(value)}" for name, value in self.kwargs.items()]
+        return f"{self.task}({', '.join(arguments)})"
+
+
+def shown(part: Any) -> str:
+    """Return the ``repr`` of a part of a workflow; of one nested too deeply, dots."""
+    try:
+        return repr(part)
+    except RecursionError:
+        return "..."
 
 
 def _copied(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from umbel.worker.launch import Worker, WorkerOptions
 app = Umbel(
     "chaos",
     broker=os.environ["CHAOS_BROKER"],
+    backend=os.environ.get("CHAOS_RESULTS"),
     worker_lease=float(os.environ.get("CHAOS_LEASE", "2")),
     task_max_deliveries=int(os.environ.get("CHAOS_MAX_DELIVERIES", "3")),
 )
@@ -56,6 +57,18 @@ def work(number: int) -> int:
 def follow(self: Any, doubled: int) -> int:
     journal.write("followed", doubled // 2, self.request.id)
     return doubled
+
+
+@app.task(name="say")
+def say(*words: Any) -> list[Any]:
+    die_perhaps("run")
+    return [*words]
+
+
+@app.task(name="fail")
+def fail(*_: Any) -> None:
+    die_perhaps("run")
+    raise ValueError("failed")
 
 
 @app.task(name="chaos.hold")

@@ -34,6 +34,12 @@ class Chaos:
     slowness: float = 0.0
     #: Random kills charge the innocent now and then; none shall use up its budget by that.
     max_deliveries: int = 1000
+    #: Where results are; "" = with the broker.
+    results: str = ""
+
+    @property
+    def store(self) -> str:
+        return self.results or self.broker
 
     @property
     def journal(self) -> Path:
@@ -47,6 +53,7 @@ class Chaos:
         return {
             **os.environ,
             "CHAOS_BROKER": self.broker,
+            "CHAOS_RESULTS": self.store,
             "CHAOS_JOURNAL": str(self.journal),
             "CHAOS_FAULTS": json.dumps(dict(self.faults)),
             "CHAOS_MUTANT": self.mutant,
