@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ import redis
 from hypothesis import HealthCheck, settings
 
 from tests import servers, sharing
+from umbel.clock import SYSTEM_CLOCK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,6 +37,9 @@ SERVER_FIXTURES = frozenset(
     {"new_redis_url", "new_rabbitmq_url", "new_postgresql_url", "rabbitmqctl", "server_directory"}
 )
 
+#: By how many open descriptors a test file may outgrow what it found, and seconds to come down.
+LEFT_OPEN, CLOSED_WITHIN = 20, 10.0
+
 
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):  # an xdist process uses the run it was started in
@@ -47,6 +52,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if SERVER_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.servers)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def closes_what_it_opened(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test file that leaves descriptors open: some thousand tests share one process."""
+    before = open_descriptors()
+    yield
+    deadline = SYSTEM_CLOCK.monotonic() + CLOSED_WITHIN
+    while (left := open_descriptors() - before) > LEFT_OPEN:
+        assert SYSTEM_CLOCK.monotonic() < deadline, f"{request.path} leaves {left} files open"
+        gc.collect()
+        SYSTEM_CLOCK.sleep(0.05)
+
+
+def open_descriptors() -> int:
+    return sum(1 for _ in Path("/dev/fd").iterdir())
 
 
 @pytest.fixture(scope="session")

@@ -165,6 +165,7 @@ def celery_client(url: str, backend: str = "", **settings: Any) -> Generator[Any
     yield app
     gc.collect()  # their results end their subscriptions when they are collected
     app.backend.result_consumer.stop()
+    import_module("kombu.pools").reset()
     app.close()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import os
 import random
+import tempfile
 
 import pytest
 
@@ -134,3 +135,13 @@ def test_processes_share_one_budget() -> None:
     started = sum(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids)
     seconds = SYSTEM_CLOCK.monotonic() - began
     assert 10 <= started <= 12 + 100 * (seconds + 0.1)
+
+
+def test_budgets_that_nobody_has_any_more_leave_no_descriptor() -> None:
+    with tempfile.TemporaryFile() as file:
+        free = file.fileno()
+    budgets = Budgets()
+    assert os.fstat(free)
+    del budgets
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(free)

@@ -30,6 +30,7 @@ import dataclasses
 import fcntl
 import hashlib
 import mmap
+import os
 import struct
 import tempfile
 from collections.abc import Generator, Mapping, Sequence
@@ -101,9 +102,12 @@ class Budgets:
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, MOST * _RECORD.size)
-        # A file without a name, for its lock; as long-lived as the process.
+        # A file without a name, for its lock.
         self._fd, path = tempfile.mkstemp()
         Path(path).unlink()
+
+    def __del__(self) -> None:
+        os.close(self._fd)
 
     @contextmanager
     def locked(self) -> Generator[None]:
