@@ -200,9 +200,10 @@ def meanings() -> dict[int, int]:
 
 
 def send(pid: int, signum: int) -> None:
-    """Send a signal to a process that may be gone."""
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signum)
+    """Send a signal to a process that may be gone; 0 = there is none."""
+    if pid > 0:  # to 0 it would go to ourselves and all of our group
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signum)
 
 
 def how_it_ended(code: int) -> str:

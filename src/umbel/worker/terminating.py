@@ -13,14 +13,13 @@ revoked it ends as REVOKED then, wherever that is: so nothing is lost if we die 
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import signal
 
 from umbel.clock import SYSTEM_CLOCK
 from umbel.servers.seams import Ledger, Revocation
 from umbel.worker.board import LIVING, Board, Running, Slot
+from umbel.worker.processes import send
 
 logger = logging.getLogger("umbel.worker")
 
@@ -63,8 +62,7 @@ class Terminator:
         asked_at = self._asked.setdefault(run, now)
         if task.index >= self._lanes and now - asked_at < GRACE:
             slot.order(task, CANCEL)
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(slot.pid, CANCEL)
+            send(slot.pid, CANCEL)
         elif self._ends_processes:
             slot.order(task, signal_number(revocation.signal))
         elif is_new:
