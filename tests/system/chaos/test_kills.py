@@ -22,15 +22,15 @@ import pytest
 from tests.system.chaos import harness
 from tests.system.chaos.harness import Chaos, Verdict, worker
 from tests.system.chaos.journal import read
-from umbel import Umbel
-from umbel.exceptions import WorkerLostError
+from umbel import Umbel, chord
+from umbel.exceptions import ChordError, WorkerLostError
 
 pytestmark = pytest.mark.timeout(180)
 
 #: Probabilities that make each gap be hit often among some thousand tasks.
 GAPS = {
     "delivery.received": 0.08,
-    "run": 0.006,
+    "run": 0.01,
     "commit.begun": 0.08,
     "delivery.committed": 0.08,
 }
@@ -152,11 +152,15 @@ def test_a_task_that_kills_its_worker_is_dead_lettered_and_no_other_is_charged(
 ) -> None:
     calm = Chaos(chaos.broker, tmp_path, {}, concurrency=1, max_deliveries=3)
     with worker(calm), Umbel("client", broker=calm.broker, set_as_current=False) as app:
-        killer = app.send_task("chaos.killer")
+        members = [app.signature("chaos.work", (-1,)), app.signature("chaos.killer")]
+        body = chord(members, app.signature("chaos.follow"), app=app).apply_async()
+        killer = body.parent[1]
         ids = send(calm, 200)
         verdict = account_for(calm, ids, timeout=60)
         with pytest.raises(WorkerLostError):
             killer.get(timeout=30)
+        with pytest.raises(ChordError, match="died 3 times"):  # its body is not sent, and says why
+            body.get(timeout=30)
         ledger = app.servers().ledger
         assert ledger is not None
         (letter,) = ledger.dead_letters()
