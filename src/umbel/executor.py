@@ -181,14 +181,18 @@ def run_after_hooks(bound: BoundTask, request: Request, outcome: Outcome) -> Non
             logger.exception("A hook of task %s[%s] was interrupted", bound.name, request.id)
 
 
+#: Flag of a code object with *args; ``inspect`` names it, and takes long to import.
+_VARARGS = 0x04
+
+
 def call_errbacks(
     request: Request, outcome: Outcome, find: Callable[[str], BoundTask | None]
 ) -> list[Any]:
     """Call the errbacks of a failed request that want the exception; return the others.
 
     They come in two forms, told apart by the parameters of their function. With one it is a task
-    like any other, sent with the id of the call that failed. With more it is called at once by
-    whoever saw the failure, with the request, the exception and the traceback.
+    like any other, sent with the id of the call that failed. With more, or any number, it is called
+    at once by whoever saw the failure, with the request, the exception and the traceback.
     """
     others = []
     for errback in request.errbacks or ():
@@ -217,4 +221,6 @@ def _takes_exception(bound: BoundTask, errback: Mapping[str, Any]) -> bool:
     run = bound.task.run
     if not isinstance(run, FunctionType):  # a bound task, or one of a class: sent, so it may retry
         return False
-    return run.__code__.co_argcount - len(errback.get("args") or ()) > 1
+    code = run.__code__
+    takes_any = bool(code.co_flags & _VARARGS)
+    return takes_any or code.co_argcount - len(errback.get("args") or ()) > 1

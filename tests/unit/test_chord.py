@@ -16,7 +16,7 @@ AddTask = Task[..., int]
 def test_a_chord_sends_its_header_which_carries_the_body(add: AddTask, app: Umbel) -> None:
     body = add.s(5).set(link_error=[add.si(6)])
     result = chord([add.s(1), add.s(2)], body).apply_async((10,), task_id="body", queue="q")
-    first, second = sent.requests(app)
+    first, second = sent.requests(app, "q")
     assert (first.args, second.args) == ([10, 1], [10, 2])
     assert (first.group_index, second.group_index) == (0, 1)
     options = first.chord["options"]
@@ -37,10 +37,16 @@ def test_a_chord_may_get_its_body_later(add: AddTask, app: Umbel) -> None:
     assert sent.request(app).chord["args"] == [2]
 
 
-def test_the_options_of_a_chord_are_its_bodys(add: AddTask, app: Umbel) -> None:
-    chord([add.s(1)], add.s(), priority=3).apply_async(countdown=0.0, expires=60)
-    (message,) = sent.messages(app)
-    assert message.priority == 0
+def test_the_options_of_a_chord_are_its_headers_and_bodys(add: AddTask, app: Umbel) -> None:
+    made = chord([add.s(1), add.s(2).set(priority=5)], add.s(), priority=3)
+    made.apply_async(countdown=0.0, link=add.s(6))
+    assert sorted(each.priority for each in sent.messages(app)) == [3, 5]
+    made.apply_async(countdown=0.0, link=add.s(6))
+    first, _ = sent.requests(app)
+    assert first.callbacks is None
+    options = first.chord["options"]
+    assert (options["priority"], "countdown" in options) == (3, False)
+    assert options["link"]["args"] == [6]
     app.conf.task_allow_error_cb_on_chord_header = True
     made = chord([add.s(1)], add.s())
     made.link(add.s(7))
@@ -90,6 +96,8 @@ def test_ids_of_a_frozen_workflow_are_those_it_is_sent_with(add: AddTask, app: U
 def test_members_may_be_skewed(add: AddTask) -> None:
     made = group([add.s(n) for n in range(4)]).skew(start=1, stop=3, step=1)
     assert [each.options["countdown"] for each in made.tasks] == [1, 2, 3, 3]
+    made.skew(start=1, stop=4, step=2)
+    assert [each.options["countdown"] for each in made.tasks] == [1, 3, 3, 3]
 
 
 def test_stamps_reach_every_task(add: AddTask) -> None:

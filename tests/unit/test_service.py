@@ -190,13 +190,17 @@ def test_errbacks_that_take_the_exception_are_called_here_others_are_sent() -> N
     def here(request: Request, exc: BaseException, traceback: str) -> None:
         called.append((request.id, type(exc), "TypeError" in traceback))
 
-    errback = BoundTask("here", SimpleNamespace(run=here), here)
+    def anything(*about: Any) -> None:
+        here(*about)
+
+    tasks = [BoundTask(run.__name__, SimpleNamespace(run=run), run) for run in (here, anything)]
     errbacks = [
         {"task": "here", "args": [], "kwargs": {}, "options": {}},
+        {"task": "anything", "args": [], "kwargs": {}, "options": {}},
         {"task": "elsewhere", "args": [7], "kwargs": {}, "options": {"task_id": "e"}},
     ]
-    effects = run(service(bound(), errback), delivery(message(1, "x", link_error=errbacks)))
-    assert called == [("id-1", TypeError, True)]
+    effects = run(service(bound(), *tasks), delivery(message(1, "x", link_error=errbacks)))
+    assert called == [("id-1", TypeError, True)] * 2
     assert [json.loads(each.body)[0] for each in effects.publish] == [["id-1", 7]]
 
 

@@ -30,6 +30,7 @@ from umbel.canvas.plan import (
     distribute,
     final,
     flat,
+    header_options,
     settle,
 )
 from umbel.canvas.signature import (
@@ -323,7 +324,9 @@ class chord(Signature[R]):
         group_id = self.options.get("task_id") or new_id()
         if "task_id" not in options and rest.pop("task_id", None):
             final(following)["options"].setdefault("task_id", group_id)
-        beginning = {name: rest.pop(name) for name in BEGINNING if name in rest}
+        beginning = header_options(rest)
+        for name in BEGINNING:
+            rest.pop(name, None)
         distribute(following, rest)
         end = final(following)
         if end.get("subtask_type") is None:

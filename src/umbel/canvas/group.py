@@ -7,6 +7,7 @@ slice of those is made into messages by its task at once, without a look at each
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, Self, TypeVar, overload
 
@@ -135,10 +136,13 @@ class group(Signature[list[R]]):
         return super().freeze(_id, group_id, **fields)  # type: ignore[return-value]
 
     def skew(self, start: float = 1.0, stop: float | None = None, step: float = 1.0) -> Self:
-        """Delay each member by ``step`` seconds more than the one before, at most ``stop``."""
+        """Delay each member by ``step`` seconds more than the one before.
+
+        From the last that ``stop`` allows on, all are delayed alike.
+        """
+        most = math.inf if stop is None else max((stop - start) // step, 0.0)
         for number, each in enumerate(self.tasks):
-            countdown = start + number * step
-            each.set(countdown=countdown if stop is None else min(countdown, stop))
+            each.set(countdown=start + min(number, most) * step)
         return self
 
     def link(self, callback: Any) -> Any:

@@ -47,7 +47,7 @@ _OWN = frozenset(
 )
 #: Those of them that a call may give, and mean the task that yields the result.
 _ENDS = ("task_id", "group_id", "group_index", "chord")
-#: Options of a chain that are meant for its first link; of a chord, for its header.
+#: Options of a chain that are meant for its first link alone; of a chord, for its header.
 BEGINNING = ("countdown", "eta")
 
 
@@ -216,12 +216,21 @@ def distribute(node: Node, options: Mapping[str, Any]) -> None:
             for member in node["kwargs"]["tasks"]:
                 distribute(member, rest)
         case "chord":
-            beginning = {name: rest.pop(name) for name in BEGINNING if name in rest}
+            beginning = header_options(rest)
             for member in header_of(node) if beginning else ():
                 distribute(member, beginning)
-            distribute(body_of(node), rest)
+            following = {name: it for name, it in rest.items() if name not in BEGINNING}
+            distribute(body_of(node), following)
         case _:
             _give(node, rest)
+
+
+def header_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of a chord's options that its header's members get; the body gets all.
+
+    All but what says whose result it is, and what follows it.
+    """
+    return {name: it for name, it in options.items() if name not in (*_OWN, "link", "link_error")}
 
 
 def _give_links(links: list[Node], options: dict[str, Any]) -> None:
