@@ -29,7 +29,7 @@ _SETTINGS = {"max_interval": "beat_max_loop_interval"}
 SILENCE = 60.0
 
 
-@click.command("beat", short_help="Send periodic tasks when they are due.")
+@click.command("beat")
 @shared_options
 @click.option(
     "-n",

@@ -13,7 +13,7 @@ from umbel.control.queues import look_at_bindings
 _HEADS = ("exchange", "routing key", "queue")
 
 
-@click.command("bindings", short_help="Show which exchange leads to which queues.")
+@click.command("bindings")
 @shared_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context

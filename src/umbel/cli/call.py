@@ -45,7 +45,7 @@ def _seconds_or_moment(
         return moment
 
 
-@click.command("call", short_help="Send a task by its name; print its id.")
+@click.command("call")
 @shared_options
 @click.argument("name")
 @click.option("-a", "--args", callback=_json, help="Arguments, as a JSON list.")

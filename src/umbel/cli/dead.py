@@ -49,7 +49,7 @@ def _filters(function: F) -> F:
     return function
 
 
-@click.group("dead", short_help="List, show, requeue or drop dead letters.")
+@click.group("dead")
 def command() -> None:
     """List, show, requeue or drop dead letters: messages that will not be tried again.
 

@@ -41,7 +41,7 @@ PATIENCE = 10.0
 _NOT_MODULES = frozenset(("__pycache__", "test", "tests", "idle_test", "site-packages"))
 
 
-@click.command("demo", short_help="Analyse Python's standard library with tasks.")
+@click.command("demo")
 @output_options
 @click.option("--modules", type=Whole(min=1), help="Analyse only this many modules.")
 @click.option(

@@ -15,7 +15,6 @@ DEFAULTS = ("--beat", "--reload", "--loglevel", "INFO")
 
 @click.command(
     "dev",
-    short_help="Run worker and scheduler, anew after each change of the code.",
     context_settings={"ignore_unknown_options": True, "help_option_names": ["-h", "--help"]},
 )
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)

@@ -20,27 +20,27 @@ from umbel.exceptions import UmbelError
 from umbel.spelling import suggestion
 from umbel.version import VERSION
 
-#: Command -> its module, which has it as ``command``, and its line in the help.
-COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
+#: Command -> its line in the help. It is ``command`` in the module of its name.
+COMMANDS: Mapping[str, str] = MappingProxyType(
     {
-        "worker": ("umbel.cli.worker", "Run the tasks of an application."),
-        "call": ("umbel.cli.call", "Send a task by its name; print its id."),
-        "result": ("umbel.cli.result", "Show what became of a task."),
-        "workflow": ("umbel.cli.workflow", "Show a workflow as a tree, with states."),
-        "status": ("umbel.cli.status", "Show which workers live."),
-        "top": ("umbel.cli.top", "Show workers, what they run, and queues, live."),
-        "why": ("umbel.cli.why", "Say why a task does not run."),
-        "revoke": ("umbel.cli.revoke", "Call tasks off, by their ids."),
-        "queues": ("umbel.cli.queues", "Show what waits in queues, and who consumes them."),
-        "bindings": ("umbel.cli.bindings", "Show which exchange leads to which queues."),
-        "dead": ("umbel.cli.dead", "List, show, requeue or drop dead letters."),
-        "shell": ("umbel.cli.shell", "Open an interpreter with the application and its tasks."),
-        "purge": ("umbel.cli.purge", "Delete the messages that wait in queues."),
-        "report": ("umbel.cli.report", "Show versions, and settings with their sources."),
-        "beat": ("umbel.cli.beat", "Send periodic tasks when they are due."),
-        "schedule": ("umbel.cli.schedule", "List and change periodic tasks, explain their runs."),
-        "dev": ("umbel.cli.dev", "Run worker and scheduler, anew after each change of the code."),
-        "demo": ("umbel.cli.demo", "Analyse Python's standard library with tasks."),
+        "worker": "Run the tasks of an application.",
+        "call": "Send a task by its name; print its id.",
+        "result": "Show what became of a task.",
+        "workflow": "Show a workflow as a tree, with states.",
+        "status": "Show which workers live.",
+        "top": "Show workers, what they run, and queues, live.",
+        "why": "Say why a task does not run.",
+        "revoke": "Call tasks off, by their ids.",
+        "queues": "Show what waits in queues, and who consumes them.",
+        "bindings": "Show which exchange leads to which queues.",
+        "dead": "List, show, requeue or drop dead letters.",
+        "shell": "Open an interpreter with the application and its tasks.",
+        "purge": "Delete the messages that wait in queues.",
+        "report": "Show versions, and settings with their sources.",
+        "beat": "Send periodic tasks when they are due.",
+        "schedule": "List and change periodic tasks, explain their runs.",
+        "dev": "Run worker and scheduler, anew after each change of the code.",
+        "demo": "Analyse Python's standard library with tasks.",
     }
 )
 FAILURE = 1
@@ -57,8 +57,8 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 -- click's signature
         if cmd_name not in COMMANDS:
             return None
-        module, _ = COMMANDS[cmd_name]
-        found: click.Command = import_module(module).command
+        found: click.Command = import_module(f"umbel.cli.{cmd_name}").command
+        found.short_help = COMMANDS[cmd_name]  # for the completion of shells
         return found
 
     def resolve_command(
@@ -71,7 +71,7 @@ class _Commands(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 -- click's signature
         with formatter.section("Commands"):
-            formatter.write_dl([(name, about) for name, (_, about) in COMMANDS.items()])
+            formatter.write_dl(list(COMMANDS.items()))
 
 
 @click.group(

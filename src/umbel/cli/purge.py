@@ -17,7 +17,7 @@ from umbel.servers.seams import Depth
 from umbel.spelling import suggestion
 
 
-@click.command("purge", short_help="Delete the messages that wait in queues.")
+@click.command("purge")
 @shared_options
 @click.option("-f", "--force", is_flag=True, help="Do not ask.")
 @click.option("-Q", "--queues", default="", callback=names, help="These queues: a,b,…")

@@ -20,7 +20,7 @@ from umbel.control.wording import duration
 from umbel.spelling import suggestion
 
 
-@click.command("queues", short_help="Show what waits in queues, and who consumes them.")
+@click.command("queues")
 @shared_options
 @click.option("-Q", "--queues", "chosen", default="", callback=names, help="These queues: a,b,…")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

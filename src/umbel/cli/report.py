@@ -20,7 +20,7 @@ from umbel.version import software
 _WIDTH = 60
 
 
-@click.command("report", short_help="Show versions, and settings with their sources.")
+@click.command("report")
 @shared_options
 @click.option("--all", "everything", is_flag=True, help="Show all settings, not only those set.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -16,7 +16,7 @@ from umbel.result import AsyncResult
 from umbel.spelling import suggestion
 
 
-@click.command("result", short_help="Show what became of a task.")
+@click.command("result")
 @shared_options
 @click.argument("task_id", metavar="ID")
 @click.option("--traceback", "with_traceback", is_flag=True, help="Show the task's traceback.")

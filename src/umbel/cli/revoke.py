@@ -26,7 +26,7 @@ def _signal(_ctx: click.Context, _parameter: click.Parameter, value: str) -> str
         raise click.BadParameter(str(error)) from error
 
 
-@click.command("revoke", short_help="Call tasks off, by their ids.")
+@click.command("revoke")
 @shared_options
 @click.argument("task_ids", metavar="ID...", nargs=-1, required=True)
 @click.option("-t", "--terminate", is_flag=True, help="End them where they run, too.")

@@ -22,7 +22,7 @@ _CALL: dict[str, type[Any]] = {"args": list, "kwargs": dict, "options": dict}
 _LIMITS = ("tz", "start", "end", "jitter")
 
 
-@click.group("schedule", short_help="List and change periodic tasks, explain their runs.")
+@click.group("schedule")
 @shared_options
 def command() -> None:
     """Show what is sent when, and change it; schedulers notice within a second."""

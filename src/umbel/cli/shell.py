@@ -17,7 +17,7 @@ from umbel.cli.running import load_app
 from umbel.version import VERSION
 
 
-@click.command("shell", short_help="Open an interpreter with the application and its tasks.")
+@click.command("shell")
 @shared_options
 @click.option("-I", "--ipython", "kind", flag_value="ipython", help="IPython, which must be there.")
 @click.option("-P", "--python", "kind", flag_value="python", help="The plain interpreter.")

@@ -15,7 +15,7 @@ from umbel.control.nodes import WorkerNode, living_nodes
 UNAVAILABLE = 69
 
 
-@click.command("status", short_help="Show which workers live.")
+@click.command("status")
 @shared_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context

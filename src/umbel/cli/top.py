@@ -37,7 +37,7 @@ WINDOW = 10.0
 WIDTH = 160
 
 
-@click.command("top", short_help="Show workers, what they run, and queues, live.")
+@click.command("top")
 @shared_options
 @click.option("--once", is_flag=True, help="Print it once, for scripts.")
 @click.option(

@@ -13,7 +13,6 @@ from umbel.control.why import KINDS, answer
 
 @click.command(
     "why",
-    short_help="Say why a task does not run.",
     epilog=f'With --json, "answer" is one of: {", ".join(KINDS)}.',
 )
 @shared_options

@@ -103,7 +103,7 @@ def level_option(default: str, more: str = "") -> Callable[[F], F]:
     )
 
 
-@click.command("worker", short_help="Run the tasks of an application.")
+@click.command("worker")
 @shared_options
 @click.option(
     "-n",

@@ -22,7 +22,7 @@ from umbel.result import AsyncResult, GroupResult
 _NAMED = 10
 
 
-@click.command("workflow", short_help="Show a workflow as a tree, with states.")
+@click.command("workflow")
 @shared_options
 @click.argument("task_id", metavar="ID")
 @click.option("--dot", is_flag=True, help="Print it in Graphviz's language: pipe it to dot -Tsvg.")
