@@ -20,30 +20,31 @@ import struct
 from collections.abc import Collection
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Generic, Protocol, TypeVar
 
 from umbel.wire.names import LONGEST_ID
+
+N = TypeVar("N", int, float, bool)
 
 #: Longest message id in bytes that the board, and so a worker, takes.
 MAX_ID = LONGEST_ID
 _MAX_NAME = 127
 _MAX_TEXT = 127
+_TEXT = struct.Struct(f"={_MAX_TEXT + 1}p")
 
-#: state, pid, processed, turned_at, idle_since, busy_since, worn, consumer id, verdict, trouble
+#: state, the fields of ``Slot``, consumer id, verdict, trouble
 _SLOT_SIZE = 512
 #: started, deadline, id, name
 _ENTRY = struct.Struct(f"=dd{MAX_ID + 1}p{_MAX_NAME + 1}p")
 _ENTRY_SIZE = 448
 #: Behind an entry: the start of the run that shall end, and by which signal. Written by the node.
 _ORDER = struct.Struct("=di")
-#: node_turned_at, consumed_at, the node's trouble
+#: The fields of ``Board``, the node's trouble.
 _HEAD_SIZE = 256
-_TIME = struct.Struct("=d")
-_PID, _PROCESSED, _WORN = 1, 5, 13
-_TURNED_AT, _IDLE_SINCE, _BUSY_SINCE = 16, 32, 40
 _CONSUMER = 48
 _VERDICT = _CONSUMER + _MAX_TEXT + 1
 _TROUBLE = _VERDICT + _MAX_TEXT + 1
-_NODE_TROUBLE = 2 * _TIME.size
+_NODE_TROUBLE = 16
 #: since when, why
 _OUTAGE = struct.Struct("=d200p")
 
@@ -84,38 +85,97 @@ class Running:
     ordered: int = 0
 
 
+class _Part(Protocol):
+    """A part of the memory."""
+
+    memory: mmap.mmap
+    offset: int
+
+
+class _Number(Generic[N]):
+    """A number at a place in a part of the memory, as an attribute of that part."""
+
+    __slots__ = ("_at", "_form")
+
+    def __init__(self, at: int, form: str) -> None:
+        self._at = at
+        self._form = struct.Struct(form)
+
+    def __get__(self, part: _Part, owner: type) -> N:
+        """Read it."""
+        number: N = self._form.unpack_from(part.memory, part.offset + self._at)[0]
+        return number
+
+    def __set__(self, part: _Part, value: N) -> None:
+        """Write it."""
+        self._form.pack_into(part.memory, part.offset + self._at, value)
+
+
+class _Text:
+    """A text likewise, of at most ``_MAX_TEXT`` bytes: the rest is cut off."""
+
+    __slots__ = ("_at",)
+
+    def __init__(self, at: int) -> None:
+        self._at = at
+
+    def __get__(self, part: _Part, owner: type) -> str:
+        """Read it."""
+        (text,) = _TEXT.unpack_from(part.memory, part.offset + self._at)
+        return bytes(text).decode(errors="replace")
+
+    def __set__(self, part: _Part, text: str) -> None:
+        """Write it."""
+        _TEXT.pack_into(part.memory, part.offset + self._at, text.encode()[:_MAX_TEXT])
+
+
 class Trouble:
     """Whether servers answer one process, in its words. Written by that process, read by anyone."""
 
+    #: Monotonic time since which a server does not answer; 0 = all do.
+    since = _Number[float](0, "=d")
+
     def __init__(self, memory: mmap.mmap, offset: int) -> None:
-        self._memory = memory
-        self._offset = offset
+        self.memory = memory
+        self.offset = offset
 
     def begin(self, since: float, why: str) -> None:
         """Say that a server does not answer since this monotonic time."""
-        _OUTAGE.pack_into(self._memory, self._offset, since, why.encode(errors="replace"))
+        _OUTAGE.pack_into(self.memory, self.offset, since, why.encode(errors="replace"))
 
     def end(self) -> None:
         """Say that all is well."""
         self.begin(0.0, "")
 
     @property
-    def since(self) -> float:
-        """Monotonic time since which a server does not answer; 0 = all do."""
-        return float(_TIME.unpack_from(self._memory, self._offset)[0])
-
-    @property
     def why(self) -> str:
         """What went wrong first."""
-        return bytes(_OUTAGE.unpack_from(self._memory, self._offset)[1]).decode(errors="ignore")
+        return bytes(_OUTAGE.unpack_from(self.memory, self.offset)[1]).decode(errors="ignore")
 
 
 class Slot:
     """One child's part of the board. Written by that child, read by anyone."""
 
+    #: The process of this slot; 0 = none yet.
+    pid = _Number[int](1, "=i")
+    #: How many tasks the child has ended.
+    processed = _Number[int](5, "=Q")
+    #: It is over a limit of tasks or memory and wants a successor.
+    worn = _Number[bool](13, "=?")
+    #: Monotonic time of the pump's last turn.
+    turned_at = _Number[float](16, "=d")
+    #: Monotonic time since which it holds no work; 0 = it holds some.
+    idle_since = _Number[float](32, "=d")
+    #: Monotonic time since which it was never idle for long; of use if it is not idle.
+    busy_since = _Number[float](40, "=d")
+    #: The consumer whose deliveries the child holds.
+    consumer_id = _Text(_CONSUMER)
+    #: Why the supervisor ended the child; "" = it died by itself.
+    verdict = _Text(_VERDICT)
+
     def __init__(self, memory: mmap.mmap, offset: int, entries: int) -> None:
-        self._memory = memory
-        self._offset = offset
+        self.memory = memory
+        self.offset = offset
         self._flags = offset + _SLOT_SIZE
         self._first = self._flags + entries
         self.entries = entries
@@ -124,105 +184,33 @@ class Slot:
     @property
     def state(self) -> SlotState:
         """Where the slot is in its life."""
-        return SlotState(self._memory[self._offset])
+        return SlotState(self.memory[self.offset])
 
     @state.setter
     def state(self, state: SlotState) -> None:
-        self._memory[self._offset] = state
-
-    @property
-    def pid(self) -> int:
-        """The process of this slot; 0 = none yet."""
-        return int(struct.unpack_from("=i", self._memory, self._offset + _PID)[0])
-
-    @pid.setter
-    def pid(self, pid: int) -> None:
-        struct.pack_into("=i", self._memory, self._offset + _PID, pid)
-
-    @property
-    def processed(self) -> int:
-        """How many tasks the child has ended."""
-        return int(struct.unpack_from("=Q", self._memory, self._offset + _PROCESSED)[0])
-
-    @processed.setter
-    def processed(self, count: int) -> None:
-        struct.pack_into("=Q", self._memory, self._offset + _PROCESSED, count)
-
-    @property
-    def worn(self) -> bool:
-        """It is over a limit of tasks or memory and wants a successor."""
-        return bool(self._memory[self._offset + _WORN])
-
-    @worn.setter
-    def worn(self, worn: bool) -> None:
-        self._memory[self._offset + _WORN] = worn
-
-    @property
-    def turned_at(self) -> float:
-        """Monotonic time of the pump's last turn."""
-        return self._time(_TURNED_AT)
-
-    @turned_at.setter
-    def turned_at(self, at: float) -> None:
-        _TIME.pack_into(self._memory, self._offset + _TURNED_AT, at)
-
-    @property
-    def idle_since(self) -> float:
-        """Monotonic time since which it holds no work; 0 = it holds some."""
-        return self._time(_IDLE_SINCE)
-
-    @idle_since.setter
-    def idle_since(self, at: float) -> None:
-        _TIME.pack_into(self._memory, self._offset + _IDLE_SINCE, at)
-
-    @property
-    def busy_since(self) -> float:
-        """Monotonic time since which it was never idle for long; of use if it is not idle."""
-        return self._time(_BUSY_SINCE)
-
-    @busy_since.setter
-    def busy_since(self, at: float) -> None:
-        _TIME.pack_into(self._memory, self._offset + _BUSY_SINCE, at)
-
-    @property
-    def consumer_id(self) -> str:
-        """The consumer whose deliveries the child holds."""
-        return self._text(_CONSUMER)
-
-    @consumer_id.setter
-    def consumer_id(self, consumer_id: str) -> None:
-        self._write(_CONSUMER, consumer_id)
-
-    @property
-    def verdict(self) -> str:
-        """Why the supervisor ended the child; "" = it died by itself."""
-        return self._text(_VERDICT)
-
-    @verdict.setter
-    def verdict(self, verdict: str) -> None:
-        self._write(_VERDICT, verdict)
+        self.memory[self.offset] = state
 
     def clear(self) -> None:
         """Make the slot as new."""
         for index in self._used():
             self.end(index)
-        self._memory[self._offset : self._flags] = bytes(_SLOT_SIZE)
+        self.memory[self.offset : self._flags] = bytes(_SLOT_SIZE)
 
     def begin(self, index: int, running: tuple[bytes, bytes, float, float]) -> None:
         """Say that entry ``index`` runs (id, name, started, deadline)."""
         at = self._first + index * _ENTRY_SIZE
         ident, name, started, deadline = running
-        _ENTRY.pack_into(self._memory, at, started, deadline, ident, name)
-        self._memory[self._flags + index] = 1
+        _ENTRY.pack_into(self.memory, at, started, deadline, ident, name)
+        self.memory[self._flags + index] = 1
 
     def end(self, index: int) -> None:
         """Say that entry ``index`` runs nothing."""
-        self._memory[self._flags + index] = 0
+        self.memory[self._flags + index] = 0
 
     @property
     def runs(self) -> bool:
         """Whether something runs."""
-        return 1 in self._memory[self._flags : self._first]
+        return 1 in self.memory[self._flags : self._first]
 
     def running(self) -> list[Running]:
         """Return what runs."""
@@ -230,8 +218,8 @@ class Slot:
 
     def _entry(self, index: int) -> Running:
         at = self._first + index * _ENTRY_SIZE
-        started, deadline, ident, name = _ENTRY.unpack_from(self._memory, at)
-        meant, signum = _ORDER.unpack_from(self._memory, at + _ENTRY.size)
+        started, deadline, ident, name = _ENTRY.unpack_from(self.memory, at)
+        meant, signum = _ORDER.unpack_from(self.memory, at + _ENTRY.size)
         return Running(
             ident.decode(),
             name.decode(errors="replace"),
@@ -244,58 +232,34 @@ class Slot:
     def order(self, task: Running, signum: int) -> None:
         """Say that this run shall end by a signal. For the node; void when the run is over."""
         at = self._first + task.index * _ENTRY_SIZE + _ENTRY.size
-        _ORDER.pack_into(self._memory, at, task.started, signum)
+        _ORDER.pack_into(self.memory, at, task.started, signum)
 
     def keep_only(self, ids: Collection[str]) -> None:
         """End the entries of all others. For the supervisor, when the process is dead."""
         for index in self._used():
             at = self._first + index * _ENTRY_SIZE
-            if _ENTRY.unpack_from(self._memory, at)[2].decode() not in ids:
+            if _ENTRY.unpack_from(self.memory, at)[2].decode() not in ids:
                 self.end(index)
 
-    def _time(self, at: int) -> float:
-        found: tuple[float] = _TIME.unpack_from(self._memory, self._offset + at)
-        return found[0]
-
     def _used(self) -> list[int]:
-        flags = self._memory[self._flags : self._first]
+        flags = self.memory[self._flags : self._first]
         return [index for index, used in enumerate(flags) if used] if 1 in flags else []
-
-    def _text(self, at: int) -> str:
-        (text,) = struct.unpack_from(f"={_MAX_TEXT + 1}p", self._memory, self._offset + at)
-        return bytes(text).decode(errors="replace")
-
-    def _write(self, at: int, text: str) -> None:
-        data = text.encode()[:_MAX_TEXT]
-        struct.pack_into(f"={_MAX_TEXT + 1}p", self._memory, self._offset + at, data)
 
 
 class Board:
     """All slots. Made by the supervisor before it forks."""
 
+    offset = 0
+    #: Monotonic time of the node's last turn; 0 = it had none.
+    node_turned_at = _Number[float](0, "=d")
+    #: Monotonic time at which some child was last seen to consume; the supervisor's.
+    consumed_at = _Number[float](8, "=d")
+
     def __init__(self, slots: int, *, entries: int) -> None:
         size = _SLOT_SIZE + entries * (1 + _ENTRY_SIZE)
-        self._memory = mmap.mmap(-1, _HEAD_SIZE + slots * size)
-        self.slots = tuple(Slot(self._memory, _HEAD_SIZE + i * size, entries) for i in range(slots))
-        self.node_trouble = Trouble(self._memory, _NODE_TROUBLE)
-
-    @property
-    def node_turned_at(self) -> float:
-        """Monotonic time of the node's last turn; 0 = it had none."""
-        return float(_TIME.unpack_from(self._memory, 0)[0])
-
-    @node_turned_at.setter
-    def node_turned_at(self, at: float) -> None:
-        _TIME.pack_into(self._memory, 0, at)
-
-    @property
-    def consumed_at(self) -> float:
-        """Monotonic time at which some child was last seen to consume; the supervisor's."""
-        return float(_TIME.unpack_from(self._memory, _TIME.size)[0])
-
-    @consumed_at.setter
-    def consumed_at(self, at: float) -> None:
-        _TIME.pack_into(self._memory, _TIME.size, at)
+        self.memory = mmap.mmap(-1, _HEAD_SIZE + slots * size)
+        self.slots = tuple(Slot(self.memory, _HEAD_SIZE + i * size, entries) for i in range(slots))
+        self.node_trouble = Trouble(self.memory, _NODE_TROUBLE)
 
     def troubles(self) -> list[Trouble]:
         """Return the outages that living processes see."""
