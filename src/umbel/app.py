@@ -6,6 +6,8 @@ children. Nothing is opened or read before it is needed. What was compiled from 
 the newest; two threads that do so at once make two equal ones, and either is right.
 """
 
+# ruff: noqa: FBT001, FBT002 -- signatures are Celery's
+
 from __future__ import annotations
 
 import datetime as dt
@@ -201,7 +203,7 @@ class Umbel:
         self,
         packages: Iterable[str] | Callable[[], Iterable[str]] | None = None,
         related_name: str | None = "tasks",
-        force: bool = False,  # noqa: FBT001, FBT002 -- Celery's signature
+        force: bool = False,
     ) -> None:
         """Import ``<package>.<related_name>`` of these packages, where there is one.
 
@@ -324,8 +326,8 @@ class Umbel:
     def config_from_object(
         self,
         target: object,
-        silent: bool = False,  # noqa: FBT001, FBT002 -- Celery's signature
-        force: bool = False,  # noqa: FBT001, FBT002 -- Celery's signature
+        silent: bool = False,
+        force: bool = False,
         namespace: str | None = None,
     ) -> None:
         """Read settings from a module, class, dict or object, or from the dotted name of one.
@@ -338,8 +340,8 @@ class Umbel:
     def config_from_envvar(
         self,
         variable: str,
-        silent: bool = False,  # noqa: FBT001, FBT002 -- Celery's signature
-        force: bool = False,  # noqa: FBT001, FBT002 -- Celery's signature
+        silent: bool = False,
+        force: bool = False,
     ) -> bool:
         """Read settings from the module that an environment variable names."""
         name = os.environ.get(variable)

@@ -12,6 +12,8 @@ modules or the environment before the first value is asked for, so that a progra
 first; from then on those layers stay as they are. Any thread may read and change it.
 """
 
+# ruff: noqa: FBT001, FBT002 -- signatures are Celery's
+
 from __future__ import annotations
 
 import os
@@ -145,7 +147,7 @@ class Config(Settings):
         """Say where a setting's value comes from."""
         return self.current().sources.get(setting_named(name), "default")
 
-    def table(self, with_defaults: bool = False, censored: bool = True) -> dict[str, Any]:  # noqa: FBT001, FBT002 -- Celery's signature
+    def table(self, with_defaults: bool = False, censored: bool = True) -> dict[str, Any]:
         """Return settings and values, secrets masked: those that were set, or all of them."""
         snapshot = self.current()
         return {
@@ -154,7 +156,7 @@ class Config(Settings):
             if with_defaults or name in snapshot.sources or value != TABLE[name].default
         }
 
-    def humanize(self, with_defaults: bool = False, censored: bool = True) -> str:  # noqa: FBT001, FBT002 -- Celery's signature
+    def humanize(self, with_defaults: bool = False, censored: bool = True) -> str:
         """Return ``table`` as text, a line each."""
         shown = self.table(with_defaults, censored)
         return "\n".join(f"{name}: {value!r}" for name, value in shown.items())

@@ -1,9 +1,9 @@
 """What to send, of what is due: decisions as values.
 
-missed   one    all that was missed is made up for by one run, that of the latest due time
-skip   only the latest due time is sent, and only if it is not older than a minute
-all    each is sent, the latest ``limit`` of them
-deadline        what is later than this is not sent
+missed      one    all that was missed is made up for by one run, that of the latest due time
+            skip   only the latest due time is sent, if it is not older than a minute
+            all    each is sent, the latest ``limit`` of them
+deadline    what is later than this is not sent
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """What a process keeps of a server: one connection for publishing, orders and replies.
 
 Hub ── Here (one for each process after a fork) ─┬─ Link ── Channels ─┬─ Control   orders
-│                    ├─ Confirms  publishing
-│                    ├─ Delays    known levels
-│                    └─ replies   rpc results
-└─ Mailbox           results that arrived
+                                                 │                    ├─ Confirms  publishing
+                                                 │                    ├─ Delays    known levels
+                                                 │                    └─ replies   rpc results
+                                                 └─ Mailbox           results that arrived
 """
 
 from __future__ import annotations
