@@ -15,3 +15,14 @@ class Number(click.FloatRange):
     """A number within bounds."""
 
     name = "number"
+
+
+#: Of what is shown live.
+interval_option = click.option(
+    "-i",
+    "--interval",
+    type=Number(min=0.1),
+    default=1.0,
+    show_default=True,
+    help="Seconds between two looks.",
+)

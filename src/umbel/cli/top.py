@@ -23,7 +23,7 @@ from rich.text import Text
 
 from umbel.app import Umbel
 from umbel.cli.given import given, open_app, shared_options
-from umbel.cli.numbers import Number
+from umbel.cli.numbers import interval_option
 from umbel.cli.queues import HEADS, row, see_queues
 from umbel.clock import SYSTEM_CLOCK
 from umbel.control.nodes import WorkerNode, living_nodes
@@ -40,14 +40,7 @@ WIDTH = 160
 @click.command("top")
 @shared_options
 @click.option("--once", is_flag=True, help="Print it once, for scripts.")
-@click.option(
-    "-i",
-    "--interval",
-    type=Number(min=0.1),
-    default=1.0,
-    show_default=True,
-    help="Seconds between two looks.",
-)
+@interval_option
 @click.pass_context
 def command(ctx: click.Context, /, *, once: bool, interval: float) -> None:
     """Show workers, what each process runs and for how long, rates, and queues; q ends it."""

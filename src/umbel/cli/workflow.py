@@ -12,7 +12,7 @@ from rich.text import Text
 
 from umbel.app import Umbel
 from umbel.cli.given import given, open_app, shared_options
-from umbel.cli.numbers import Number
+from umbel.cli.numbers import interval_option
 from umbel.clock import SYSTEM_CLOCK
 from umbel.control.facts import gather
 from umbel.control.why import answer
@@ -27,14 +27,7 @@ _NAMED = 10
 @click.argument("task_id", metavar="ID")
 @click.option("--dot", is_flag=True, help="Print it in Graphviz's language: pipe it to dot -Tsvg.")
 @click.option("-f", "--follow", is_flag=True, help="Show it anew until all of it has ended.")
-@click.option(
-    "-i",
-    "--interval",
-    type=Number(min=0.1),
-    default=1.0,
-    show_default=True,
-    help="Seconds between two looks.",
-)
+@interval_option
 @click.pass_context
 def command(
     ctx: click.Context, /, *, task_id: str, dot: bool, follow: bool, interval: float
