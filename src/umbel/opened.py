@@ -23,6 +23,7 @@ from umbel.serializers import accepted, get
 from umbel.servers.companion import Accompanied
 from umbel.servers.ordered import OrderedCommit, SettlingByCommit
 from umbel.servers.seams import Committer, Joins, Ledger, ResultStore, Server
+from umbel.wire.control import EXCHANGE, control_exchange
 from umbel.wire.result import decode_meta
 
 
@@ -40,6 +41,8 @@ class Servers:
     store: Server | None = None
     #: The server of the ledger, where it is another than the broker.
     companion: Server | None = None
+    #: Where remote control is broadcast.
+    control_exchange: str = EXCHANGE
 
     def ledger_for(self, purpose: str) -> Ledger:
         """Return the ledger. Raises ImproperlyConfigured if there is none for this purpose."""
@@ -66,6 +69,7 @@ class _Places:
     ledger: str | None
     serializer: str
     accept: tuple[str, ...] | None
+    control: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +138,7 @@ def _places(settings: Mapping[str, Any]) -> _Places:
         settings["ledger_url"],
         settings["result_serializer"],
         settings["result_accept_content"],
+        control_exchange(settings["control_exchange"]),
     )
 
 
@@ -146,17 +151,25 @@ def _servers(places: _Places) -> Servers:
         companion = store if places.ledger is None else servers.open(places.ledger, {})
     if companion is not None and companion.ledger is not None:
         broker = Accompanied(broker, companion.ledger, companion.timetable)
-    if store is None:
-        return Servers(
-            broker, broker.results, broker.ledger, broker.committer, broker.joins, None, companion
+    committer, joins = broker.committer, broker.joins
+    if store is not None:
+        joins = store.joins
+        committer = broker.committer_with(store) or OrderedCommit(
+            broker.transport,
+            store.results,
+            SettlingByCommit(broker.committer),
+            joining=store.committer if joins is not None else None,
         )
-    committer = broker.committer_with(store) or OrderedCommit(
-        broker.transport,
-        store.results,
-        SettlingByCommit(broker.committer),
-        joining=store.committer if store.joins is not None else None,
+    return Servers(
+        broker,
+        (store or broker).results,
+        broker.ledger,
+        committer,
+        joins,
+        store,
+        companion,
+        places.control,
     )
-    return Servers(broker, store.results, broker.ledger, committer, store.joins, store, companion)
 
 
 def _decoder(places: _Places) -> Callable[[bytes], dict[str, Any]]:

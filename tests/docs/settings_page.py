@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from umbel.settings.kinds import OURS, Later, Setting, Unused
+from umbel.settings.kinds import OURS, Missing, Setting, Unused
 from umbel.settings.table import SECTIONS, rows_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
@@ -25,15 +25,15 @@ def renewed(page: str) -> str:
 def _section(section: type) -> str:
     title, _, intro = (section.__doc__ or "").partition("\n")
     rows = rows_of(section)
-    later = [row for row in rows if isinstance(row, Later)]
+    missing = [row for row in rows if isinstance(row, Missing)]
     unused = [row for row in rows if isinstance(row, Unused)]
-    active = [row for row in rows if row not in later and row not in unused]
+    active = [row for row in rows if row not in missing and row not in unused]
     parts = [
         f"## {title.rstrip('.')}",
         " ".join(intro.split()),
         _table(active),
-        "Accepted, without effect so far:" if later else "",
-        _table(later),
+        "Accepted, but not done, of which a worker warns:" if missing else "",
+        "\n".join(_reasons(missing)),
         "Accepted, without effect:" if unused else "",
         "\n".join(_reasons(unused)),
     ]

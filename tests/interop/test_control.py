@@ -63,6 +63,25 @@ def test_workers_of_both_kinds_answer_a_ping(fleet: Fleet, client: Any) -> None:
         assert pinged(app, destination=[THEIRS], timeout=PATIENCE) == {THEIRS: PONG}
 
 
+@pytest.mark.parametrize("client", [umbel_client, celery_client])
+def test_a_fleet_may_have_an_exchange_for_commands_of_its_own(
+    fleet: Fleet, apart: str, client: Any
+) -> None:
+    with client(fleet.url, fleet.backend) as app:
+        app.conf.control_exchange = "apart"
+        assert pinged(app, limit=1, timeout=PATIENCE) == {apart: PONG}
+    with client(fleet.url, fleet.backend) as app:
+        assert pinged(app).keys() == {OURS, THEIRS}
+
+
+@pytest.fixture(scope="module")
+def apart(fleet: Fleet) -> Iterator[str]:
+    """A worker that hears other commands than the rest."""
+    options = ("-n", "apart@%h", "-c", "1", "-Q", "apart", "--", "control_exchange=apart")
+    with fleet.worker("umbel", *options):
+        yield f"apart@{platform.node()}"
+
+
 def test_patterns_choose_nodes(fleet: Fleet) -> None:
     with celery_client(fleet.url, fleet.backend) as app:
         for matcher, pattern in (("glob", "umbel@*"), ("pcre", "umb.l@")):

@@ -57,7 +57,7 @@ def test_as_data(project: Project) -> None:
     assert found["settings"]["task_routes"]["value"]["d.*"] == {"queue": "d"}
     everything = json.loads(project.out("report", "-A", "tasks", "--json", "--all"))
     assert len(everything["settings"]) > 200
-    assert everything["settings"]["security_digest"]["effect"] == "not yet"
+    assert everything["settings"]["security_digest"]["effect"] == "missing"
 
 
 def test_a_server_that_cannot_be_opened_is_reported(project: Project) -> None:

@@ -75,14 +75,15 @@ def test_a_worker_and_other_programs_may_have_addresses_of_their_own(tmp_path: P
     assert "other.db" in worker_that_ends_when_ready(tmp_path, "-b", other).stdout
 
 
-def test_a_worker_says_which_settings_do_nothing_yet(tmp_path: Path) -> None:
+def test_a_worker_says_which_settings_ask_for_what_is_not_done(tmp_path: Path) -> None:
     (tmp_path / "tasks.py").write_text(
         "from umbel import Umbel\n"
         f"app = Umbel('tasks', 'sqlite:///{tmp_path}/x.db', worker_prefetch_multiplier=1)\n"
         "app.conf.security_digest = 'sha512'\n"
     )
     shown = worker_that_ends_when_ready(tmp_path)
-    assert "These settings have no effect yet: security_digest\n" in shown.stderr
+    assert "security_digest has no effect: umbel signs no messages" in shown.stderr
+    assert "worker_prefetch_multiplier" not in shown.stderr
 
 
 def worker_that_ends_when_ready(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:

@@ -18,7 +18,7 @@ from umbel import config
 from umbel.config import Config
 from umbel.exceptions import ImproperlyConfigured, SecurityWarning
 from umbel.project import project_folder
-from umbel.settings.kinds import Later, Unused
+from umbel.settings.kinds import Missing, Unused
 from umbel.settings.table import NAMES, TABLE
 
 
@@ -66,7 +66,7 @@ def test_a_setting_without_effect_says_so() -> None:
         f"{of}_{name}" for of in ("worker", "beat") for name in ("umask", "uid", "gid", "logfile")
     }
     takes_one_value = {"task_protocol"}
-    used = {name for name, row in TABLE.items() if not isinstance(row, Later | Unused)}
+    used = {name for name, row in TABLE.items() if not isinstance(row, Missing | Unused)}
     assert used - words - read_as_options - programs - takes_one_value == set()
 
 

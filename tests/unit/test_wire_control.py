@@ -8,11 +8,11 @@ import pytest
 from umbel.message import Message
 from umbel.wire.control import (
     EXCHANGE,
-    REPLY_EXCHANGE,
     Command,
     command_message,
     read_command,
     read_reply,
+    reply_exchange,
     reply_message,
     revoke_answer,
     revoke_arguments,
@@ -26,7 +26,7 @@ def message(body: Any) -> Message:
 
 def test_a_command_is_read_as_it_was_written() -> None:
     command = Command(
-        "ping", {"a": 1}, ("w@h",), ticket="t", reply_to=(REPLY_EXCHANGE, "me"), ours=True
+        "ping", {"a": 1}, ("w@h",), ticket="t", reply_to=(reply_exchange(EXCHANGE), "me"), ours=True
     )
     assert read_command(command_message(command)) == command
 

@@ -108,7 +108,8 @@ def _chosen(options: Mapping[str, Any]) -> Mapping[str, Any]:
 @contextmanager
 def _answering(app: Umbel, name: str, made: Scheduler) -> Generator[None]:
     """Answer ping for the length of a block, while the scheduler goes on."""
-    most, bus = app.conf.beat_remote_control_max_tick_age, app.servers().broker.bus
+    most, servers = app.conf.beat_remote_control_max_tick_age, app.servers()
+    bus = servers.broker.bus
     if bus is None:
         yield
         return
@@ -117,7 +118,7 @@ def _answering(app: Umbel, name: str, made: Scheduler) -> Generator[None]:
     def ping(command: Command) -> Any:
         return pong(command) if made.silence < longest else None
 
-    obeying = Obeying(name, bus, {"ping": ping})
+    obeying = Obeying(name, bus, {"ping": ping}, exchange=servers.control_exchange)
     obeying.start()
     try:
         yield

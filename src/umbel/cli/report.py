@@ -12,7 +12,7 @@ from umbel.app import Umbel
 from umbel.cli.given import given, open_app, shared_options
 from umbel.cli.texts import table
 from umbel.exceptions import UmbelError
-from umbel.settings.kinds import Later, Unused
+from umbel.settings.kinds import Missing, Unused
 from umbel.settings.table import TABLE
 from umbel.version import software
 
@@ -70,8 +70,8 @@ def _settings(app: Umbel, *, everything: bool) -> dict[str, dict[str, Any]]:
 
 def _effect(name: str) -> str:
     match TABLE[name]:
-        case Later():
-            return "not yet"
+        case Missing():
+            return "missing"
         case Unused():
             return "none"
         case _:
@@ -83,5 +83,5 @@ def _row(name: str, about: dict[str, Any]) -> tuple[str, str, str]:
     if len(value) > _WIDTH:
         value = f"{value[: _WIDTH - 1]}…"
     source = about["source"].replace(f"{Path.cwd()}/", "")
-    effect = {"none": "; no effect", "not yet": "; no effect yet"}.get(about["effect"], "")
+    effect = {"none": "; no effect", "missing": "; not done"}.get(about["effect"], "")
     return name, value, source + effect

@@ -48,7 +48,7 @@ from umbel.cli.reload import is_reloaded, run_reloaded
 from umbel.clock import SYSTEM_CLOCK
 from umbel.config import Config
 from umbel.exceptions import ConnectionLost, ImproperlyConfigured, QueueNotFound
-from umbel.settings.kinds import Later
+from umbel.settings.kinds import Missing
 from umbel.settings.table import TABLE
 from umbel.worker.launch import Worker, WorkerOptions
 from umbel.worker.pools import Shape, supervise
@@ -179,10 +179,11 @@ def _take_workers_address(app: Umbel) -> None:
 
 
 def warn_of_settings(app: Umbel) -> None:
-    """Log which of the settings have no effect so far."""
-    names = ", ".join(name for name in app.conf.table() if isinstance(TABLE[name], Later))
-    if names:
-        logger.warning("These settings have no effect yet: %s", names)
+    """Log which of the settings ask for what is not done."""
+    for name, value in app.conf.table().items():
+        row = TABLE[name]
+        if isinstance(row, Missing) and value != row.default:
+            logger.warning("%s has no effect: %s", name, row.note)
 
 
 def _let_configure(app: Umbel, asked: Asked) -> None:

@@ -84,7 +84,10 @@ class Control:
     ) -> list[dict[str, Any]]:
         """Send a command to workers, Celery's among them; return the answers, if asked for."""
         named = [destination] if isinstance(destination, str) else destination or ()
-        sent = Command(command, dict(arguments or {}), tuple(named), pattern, matcher)
+        exchange = self._servers().control_exchange
+        sent = Command(
+            command, dict(arguments or {}), tuple(named), pattern, matcher, exchange=exchange
+        )
         if reply:
             return commands.ask(self._bus(), sent, timeout=timeout, limit=limit)
         commands.send(self._bus(), sent)

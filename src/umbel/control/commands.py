@@ -10,7 +10,7 @@ from typing import Any
 from umbel.clock import SYSTEM_CLOCK
 from umbel.ids import new_id
 from umbel.servers.seams import Bus
-from umbel.wire.control import REPLY_EXCHANGE, Command, command_message, read_reply
+from umbel.wire.control import Command, command_message, read_reply, reply_exchange
 
 
 def send(bus: Bus, command: Command) -> None:
@@ -26,9 +26,9 @@ def ask(
     It waits ``timeout`` seconds, or until all that are named, or ``limit``, have answered.
     """
     wanted = limit or len(command.destination) or None
-    key = new_id()
-    with closing(bus.mailbox(REPLY_EXCHANGE, key)) as mailbox:
-        asked = replace(command, ticket=new_id(), reply_to=(REPLY_EXCHANGE, key))
+    exchange, key = reply_exchange(command.exchange), new_id()
+    with closing(bus.mailbox(exchange, key)) as mailbox:
+        asked = replace(command, ticket=new_id(), reply_to=(exchange, key))
         deadline = SYSTEM_CLOCK.monotonic() + timeout
         bus.broadcast(command_message(asked, expires_at=SYSTEM_CLOCK.now() + timeout))
         answers: list[dict[str, Any]] = []

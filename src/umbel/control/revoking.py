@@ -42,7 +42,8 @@ def revoke(
     for page in _pages(task_ids):
         ledger.revoke(page, expires_in=expires_in, by=by or ids.origin(), signal=name)
         if servers.broker.bus is not None:
-            commands.send(servers.broker.bus, Command("revoke", revoke_arguments(page, name)))
+            arguments, exchange = revoke_arguments(page, name), servers.control_exchange
+            commands.send(servers.broker.bus, Command("revoke", arguments, exchange=exchange))
         count += len(page)
     return count
 

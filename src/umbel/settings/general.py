@@ -15,7 +15,7 @@ from umbel.settings.kinds import (
     TLS,
     URLS,
     ZONE,
-    Later,
+    Missing,
     Setting,
     Unused,
     choice,
@@ -24,6 +24,10 @@ from umbel.settings.kinds import (
 )
 
 _RETRIES = "A worker tries to store a result until its lease ends, with growing pauses."
+_NO_DATABASE = (
+    "umbel keeps results on SQLite, Redis or RabbitMQ; a result_backend of SQLAlchemy is an error."
+)
+_UNSIGNED = "umbel signs no messages and checks no signatures: let only trusted programs connect."
 _NO_JOIN = "No process waits or polls for a chord: its last member's commit completes it."
 
 
@@ -243,22 +247,22 @@ class DatabaseResults:
 
     __slots__ = ()
 
-    database_url = Later(optional(TEXT), None, "Where they are kept.", old="CELERY_RESULT_DBURI")
-    database_engine_options = Later(
+    database_url = Missing(optional(TEXT), None, _NO_DATABASE, old="CELERY_RESULT_DBURI")
+    database_engine_options = Missing(
         MAPPING,
         {"pool_pre_ping": True, "pool_recycle": 3600},
-        "Options of create_engine.",
+        _NO_DATABASE,
         old="CELERY_RESULT_ENGINE_OPTIONS",
     )
-    database_engine_callback = Later(ANYTHING, None, "Makes the engine.")
-    database_short_lived_sessions = Later(
-        BOOLEAN, False, "A session for each operation.", old="CELERY_RESULT_DB_SHORT_LIVED_SESSIONS"
+    database_engine_callback = Missing(ANYTHING, None, _NO_DATABASE)
+    database_short_lived_sessions = Missing(
+        BOOLEAN, False, _NO_DATABASE, old="CELERY_RESULT_DB_SHORT_LIVED_SESSIONS"
     )
-    database_table_names = Later(
-        optional(MAPPING), None, "Names of the tables.", old="CELERY_RESULT_DB_TABLENAMES"
+    database_table_names = Missing(
+        optional(MAPPING), None, _NO_DATABASE, old="CELERY_RESULT_DB_TABLENAMES"
     )
-    database_table_schemas = Later(optional(MAPPING), None, "Their schemas.")
-    database_create_tables_at_setup = Later(BOOLEAN, True, "Make them at the start.")
+    database_table_schemas = Missing(optional(MAPPING), None, _NO_DATABASE)
+    database_create_tables_at_setup = Missing(BOOLEAN, True, _NO_DATABASE)
 
 
 class Security:
@@ -266,8 +270,8 @@ class Security:
 
     __slots__ = ()
 
-    security_key = Later(optional(TEXT), None, "File with the private key.", secret=True)
-    security_key_password = Later(optional(TEXT), None, "Its password.", secret=True)
-    security_certificate = Later(optional(TEXT), None, "File with the certificate.")
-    security_cert_store = Later(optional(TEXT), None, "Folder with the trusted certificates.")
-    security_digest = Later(TEXT, "sha256", "Digest that is signed.")
+    security_key = Missing(optional(TEXT), None, _UNSIGNED, secret=True)
+    security_key_password = Missing(optional(TEXT), None, _UNSIGNED, secret=True)
+    security_certificate = Missing(optional(TEXT), None, _UNSIGNED)
+    security_cert_store = Missing(optional(TEXT), None, _UNSIGNED)
+    security_digest = Missing(TEXT, "sha256", _UNSIGNED)

@@ -160,8 +160,8 @@ class Unused(Setting[T]):
     __slots__ = ()
 
 
-class Later(Setting[T]):
-    """Accepted without effect so far: its mechanism is yet to come."""
+class Missing(Setting[T]):
+    """Accepted without effect: what it asks for is not done; the note says so. A worker warns."""
 
     __slots__ = ()
 

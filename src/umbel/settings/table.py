@@ -4,8 +4,9 @@ A new setting is a row in its section; whoever needs it reads ``app.conf.<name>`
 and old names are Celery's, its default is in the row, and a test compares all of them with Celery.
 ``docs/configuration.md`` is made from these rows.
 
-A row is a ``Setting``; a ``Later`` where its mechanism is yet to come; an ``Unused`` where umbel
-has no such mechanism, and the note says why. Both are accepted without effect.
+A row is a ``Setting``; an ``Unused`` where umbel has no such mechanism and needs none; a
+``Missing`` where who sets it will miss something. Both are accepted without effect, and their notes
+say why.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from umbel.settings.kinds import (
     RATE,
     SECONDS,
     TEXT,
-    Later,
+    Missing,
     Setting,
     Unused,
     choice,
@@ -33,6 +33,9 @@ _FORMAT = "[%(asctime)s: %(levelname)s/%(processName)s] %(message)s"
 _TASK_FORMAT = (
     "[%(asctime)s: %(levelname)s/%(processName)s] %(task_name)s[%(task_id)s]: %(message)s"
 )
+
+_NO_EVENTS = "umbel sends no events: `umbel top`, `umbel queues` and `umbel why` need none."
+_OWN_QUEUE = "Who listens to commands has a queue as Celery's defaults make it."
 
 
 class Sending:
@@ -70,9 +73,7 @@ class Sending:
         choice(2, also={"2": 2}), 2, "Message format that is sent; 1 and 2 are read."
     )
 
-    task_send_sent_event = Later(
-        BOOLEAN, False, "Send an event for each task sent.", old="CELERY_SEND_TASK_SENT_EVENT"
-    )
+    task_send_sent_event = Missing(BOOLEAN, False, _NO_EVENTS, old="CELERY_SEND_TASK_SENT_EVENT")
     task_repr_maxlevels = Unused(
         INTEGER, 3, "Arguments are shown to a depth of six, in a text of bounded size."
     )
@@ -263,7 +264,9 @@ class Worker:
     worker_uid = Setting(ANYTHING, None, "User that a worker becomes.")
     worker_gid = Setting(ANYTHING, None, "Group that a worker becomes.")
     worker_umask = Setting(ANYTHING, None, "File mode mask of a worker.")
-    worker_executable = Later(optional(TEXT), None, "Python that a detached worker runs with.")
+    worker_executable = Unused(
+        optional(TEXT), None, "In the background it is the same process, so the same Python."
+    )
 
 
 class Logging:
@@ -301,31 +304,27 @@ class Control:
 
     __slots__ = ()
 
-    worker_send_task_events = Later(
-        BOOLEAN, False, "Send an event for each step of a task.", old="CELERY_SEND_EVENTS"
-    )
-    event_exchange = Later(TEXT, "celeryev", "Exchange of events.")
-    event_serializer = Later(TEXT, "json", "Serializer of events.")
-    event_queue_prefix = Later(TEXT, "celeryev", "Begins the names of the queues of events.")
-    event_queue_ttl = Later(optional(SECONDS), 5.0, "Seconds an event waits in a queue.")
-    event_queue_expires = Later(
-        optional(SECONDS), 60.0, "Seconds until a queue without consumer is deleted."
-    )
-    event_queue_durable = Later(BOOLEAN, False, "These queues survive a restart of the broker.")
-    event_queue_exclusive = Later(BOOLEAN, True, "They end with their connection.")
+    worker_send_task_events = Missing(BOOLEAN, False, _NO_EVENTS, old="CELERY_SEND_EVENTS")
+    event_exchange = Missing(TEXT, "celeryev", _NO_EVENTS)
+    event_serializer = Missing(TEXT, "json", _NO_EVENTS)
+    event_queue_prefix = Missing(TEXT, "celeryev", _NO_EVENTS)
+    event_queue_ttl = Missing(optional(SECONDS), 5.0, _NO_EVENTS)
+    event_queue_expires = Missing(optional(SECONDS), 60.0, _NO_EVENTS)
+    event_queue_durable = Missing(BOOLEAN, False, _NO_EVENTS)
+    event_queue_exclusive = Missing(BOOLEAN, True, _NO_EVENTS)
     worker_enable_remote_control = Setting(
         BOOLEAN,
         True,
-        "A worker listens to remote control: ping, revoke and terminate, on Redis.",
+        "A worker listens to remote control: ping, revoke and terminate.",
         old="CELERY_ENABLE_REMOTE_CONTROL",
     )
-    control_exchange = Later(TEXT, "celery", "Begins the names of the exchanges of control.")
-    control_queue_ttl = Later(SECONDS, 300.0, "Seconds a command waits in a queue.")
-    control_queue_expires = Later(
-        SECONDS, 10.0, "Seconds until a queue without consumer is deleted."
+    control_exchange = Setting(
+        TEXT, "celery", "Begins the names of the exchanges that commands go through."
     )
-    control_queue_durable = Later(BOOLEAN, False, "These queues survive a restart of the broker.")
-    control_queue_exclusive = Later(BOOLEAN, True, "They end with their connection.")
+    control_queue_ttl = Unused(SECONDS, 300.0, _OWN_QUEUE)
+    control_queue_expires = Unused(SECONDS, 10.0, _OWN_QUEUE)
+    control_queue_durable = Unused(BOOLEAN, False, _OWN_QUEUE)
+    control_queue_exclusive = Unused(BOOLEAN, True, _OWN_QUEUE)
 
 
 class Beat:

@@ -16,9 +16,8 @@ from umbel.exceptions import DecodeError
 from umbel.message import Message
 from umbel.serializers import JSON_TYPE, json_dumps, json_loads
 
-#: Where commands are broadcast, and where mailboxes for answers are bound.
+#: Where commands are broadcast, unless ``control_exchange`` says otherwise.
 EXCHANGE = "celery.pidbox"
-REPLY_EXCHANGE = "reply.celery.pidbox"
 #: Header of a command that one of ours sent: what it orders stands in the ledger already.
 OWN_HEADER = "umbel"
 
@@ -42,6 +41,8 @@ class Command:
     reply_to: tuple[str, str] = ("", "")
     #: Sent by an umbel.
     ours: bool = False
+    #: Where it is broadcast.
+    exchange: str = EXCHANGE
 
     def concerns(self, node: str) -> bool:
         """Tell whether this node is meant."""
@@ -55,6 +56,16 @@ class Command:
             return self.matcher == "pcre" and re.match(self.pattern, node) is not None
         except re.error:
             return False
+
+
+def control_exchange(name: str) -> str:
+    """Return where commands are broadcast when ``control_exchange`` is this name."""
+    return f"{name}.pidbox"
+
+
+def reply_exchange(exchange: str) -> str:
+    """Return where mailboxes are bound for the answers to what is broadcast there."""
+    return f"reply.{exchange}"
 
 
 def command_message(command: Command, *, expires_at: float = 0.0) -> Message:
@@ -72,7 +83,7 @@ def command_message(command: Command, *, expires_at: float = 0.0) -> Message:
         body["reply_to"] = {"exchange": exchange, "routing_key": key}
     # Whole seconds: AMQP clients differ in whether they can write others.
     headers = {"clock": 1, "expires": int(expires_at), OWN_HEADER: 1}
-    return Message("", json_dumps(body), headers, "", EXCHANGE, properties=_TRANSIENT)
+    return Message("", json_dumps(body), headers, "", command.exchange, properties=_TRANSIENT)
 
 
 def read_command(message: Message) -> Command | None:

@@ -220,6 +220,7 @@ class Worker:
                 lanes=self._lanes,
                 ends_processes=self._in_processes,
                 beside=self._options.beside and self._options.beside(self.node),
+                control=servers.control_exchange,
             ),
             transport=servers.broker.transport,
             ledger=servers.ledger,

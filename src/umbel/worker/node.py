@@ -23,6 +23,7 @@ from umbel import telemetry
 from umbel.clock import SYSTEM_CLOCK
 from umbel.exceptions import TransportError
 from umbel.servers.seams import Bus, DeadConsumer, Ledger, Transport
+from umbel.wire.control import EXCHANGE
 from umbel.worker.board import LIVING, Board, Slot, SlotState
 from umbel.worker.joiner import Joiner
 from umbel.worker.orders import Orders
@@ -70,6 +71,8 @@ class NodePlan:
     #: There is a supervisor that can end a process, which runs one task in its main thread.
     ends_processes: bool = False
     beside: Beside | None = None
+    #: The exchange that remote control comes through.
+    control: str = EXCHANGE
 
 
 class Node:
@@ -90,9 +93,11 @@ class Node:
         self._transport = transport
         self._ledger = ledger
         self._relays = relays
-        self._orders = (
-            None if bus is None else Orders(plan.name, bus=bus, ledger=ledger, look=self.wake)
-        )
+        self._orders = None
+        if bus is not None:
+            self._orders = Orders(
+                plan.name, bus=bus, exchange=plan.control, ledger=ledger, look=self.wake
+            )
         self._joiner = joiner
         self._read_fd, self._write_fd = os.pipe()
         for fd in (self._read_fd, self._write_fd):

@@ -32,11 +32,13 @@ Performs = Callable[[Command], Any]
 class Obeying:
     """Obeys some commands in a node's name, from ``start`` to ``stop``."""
 
-    def __init__(self, node: str, bus: Bus, commands: Mapping[str, Performs]) -> None:
+    def __init__(
+        self, node: str, bus: Bus, commands: Mapping[str, Performs], *, exchange: str
+    ) -> None:
         self._node = node
         self._bus = bus
         self._commands = commands
-        listening = Listening(bus, control.EXCHANGE, self._hear)
+        listening = Listening(bus, exchange, self._hear)
         self.start, self.stop = listening.start, listening.stop
 
     def _hear(self, messages: Sequence[Message]) -> None:
@@ -67,7 +69,13 @@ class Orders:
     """Obeys remote control for a worker's node, which starts and stops it."""
 
     def __init__(
-        self, node: str, *, bus: Bus, ledger: Ledger | None, look: Callable[[], None]
+        self,
+        node: str,
+        *,
+        bus: Bus,
+        exchange: str,
+        ledger: Ledger | None,
+        look: Callable[[], None],
     ) -> None:
         self._ledger = ledger
         self._look = look
@@ -76,7 +84,7 @@ class Orders:
             "revoke": self._revoke,
             "terminate": self._terminate,
         }
-        obeying = Obeying(node, bus, commands)
+        obeying = Obeying(node, bus, commands, exchange=exchange)
         self.start, self.stop = obeying.start, obeying.stop
 
     def _revoke(self, command: Command) -> Any:
