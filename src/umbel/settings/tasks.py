@@ -244,7 +244,7 @@ class Worker:
     worker_lease = Setting(
         SECONDS,
         15.0,
-        "Seconds after which the messages of a silent worker go to others.",
+        "Seconds within which the messages of a worker that died go to others.",
         celery=OURS,
     )
     worker_window = Setting(

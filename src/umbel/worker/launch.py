@@ -28,7 +28,7 @@ from umbel.worker.board import Board, Slot
 from umbel.worker.cpus import available_cpus
 from umbel.worker.engine import Engine, Plan, loop_class
 from umbel.worker.joiner import Joiner
-from umbel.worker.node import Beside, Node, NodePlan
+from umbel.worker.node import Beside, Node, NodePlan, taken_for
 from umbel.worker.pools import Shape, run_solo, supervise
 from umbel.worker.rates import Budgets, Rates, per_second
 from umbel.worker.relay import Relay
@@ -181,7 +181,7 @@ class Worker:
                 node=self.node,
                 queues=[queue.name for queue in self.queues],
                 lanes=self._lanes,
-                lease=self._lease,
+                lease=taken_for(self._lease),
                 window=0.0 if conf.worker_disable_prefetch else conf.worker_window,
                 parent_lives=parent_lives,
                 max_tasks=None if ring is None else conf.worker_max_tasks_per_child,

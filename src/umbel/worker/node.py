@@ -6,6 +6,10 @@ recovers what other machines lost; it sends the bodies of chords that they left;
 of what runs and shall not (``terminating``); it keeps the node's record in the ledger, which says
 what each process runs; it obeys remote control (``orders``). While something runs it looks for what
 shall end and tells its record every second; all else is done as often as leases need it.
+
+What a dead worker held shall run elsewhere within ``worker_lease`` of its death, not at some time
+after that. So a lease is taken for a little less (``taken_for``), and every node looks for those
+that have ended as often as it looks at its board. It is a look only: most find nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ import os
 import selectors
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -34,6 +38,8 @@ logger = logging.getLogger("umbel.worker")
 
 #: Seconds between two looks at the board, in which nothing may have changed.
 LOOK = 1.0
+#: Looks for ended leases in the time of one, unless they would be rarer than looks at the board.
+LOOKS = 15
 #: Running tasks of one process that its record names, the longest running first.
 MOST_TOLD = 100
 
@@ -75,6 +81,19 @@ class NodePlan:
     control: str = EXCHANGE
 
 
+def taken_for(lease: float) -> float:
+    """Return for how many seconds leases are taken, that all may be over within ``lease``.
+
+    Two looks less: one until the end is noticed, one for all that follows.
+    """
+    return lease - 2 * _pause(lease)
+
+
+def _pause(lease: float) -> float:
+    """Return the seconds between two looks for leases that have ended."""
+    return min(lease / LOOKS, LOOK)
+
+
 class Node:
     """Owned by the thread in ``run``; ``wake`` and ``stop`` may be called from any."""
 
@@ -108,7 +127,8 @@ class Node:
         )
         #: Asked once, as soon as the server answers.
         self._warnings: Callable[[], Iterable[str]] | None = warnings
-        self._turn_at = 0.0
+        self._turn_at = self._recover_at = 0.0
+        self._pause = _pause(plan.lease)
         #: Tasks that processes have ended which are buried.
         self._processed = 0
         #: What the last turn saw at work.
@@ -145,7 +165,8 @@ class Node:
                 self._plan.on_look()
                 if self._is_due():
                     self._turn()
-                for key, _ in selector.select(min(self._plan.lease / 3, LOOK)):
+                self._recover()  # after that: ours may have been stopped, too
+                for key, _ in selector.select(self._pause):
                     self._turn_at = 0.0
                     if not os.read(key.fd, 4096):  # the supervisor's end is closed: it is dead
                         self._stopping = True
@@ -176,7 +197,6 @@ class Node:
     def _keep_house(self) -> None:
         self._bury()
         self._renew()
-        self._transport.recover()
         if self._joiner is not None:
             self._joiner.sweep()
         self._warn()
@@ -187,6 +207,13 @@ class Node:
             for warning in self._warnings():
                 logger.warning("%s", warning)
             self._warnings = None
+
+    def _recover(self) -> None:
+        """Give back what others lost, soon after their leases end."""
+        if (now := _monotonic()) >= self._recover_at:
+            self._recover_at = now + self._pause
+            with suppress(TransportError):  # the next turn tells of it
+                self._transport.recover()
 
     def _bury(self) -> None:
         graves = self._plan.board.in_state(SlotState.GRAVE)
@@ -202,7 +229,7 @@ class Node:
         living = self._plan.board.in_state(*LIVING)
         consumers = [slot.consumer_id for slot in living if slot.consumer_id]
         if consumers:
-            lost = self._transport.renew(consumers, lease=self._plan.lease)
+            lost = self._transport.renew(consumers, lease=taken_for(self._plan.lease))
             ready = {slot.consumer_id for slot in living if slot.state is SlotState.READY}
             if surprising := sorted(ready.intersection(lost)):  # who stops has given his up
                 logger.warning("Leases were lost while nobody could renew them: %s", surprising)

@@ -109,7 +109,7 @@ class Soaking:
 
     def wait_until_ready(self, starts: int) -> None:
         """Return when it has been ready so many times."""
-        wait_until(lambda: self._starts() >= starts, timeout=30, why=self.log.read_text)
+        wait_until(lambda: self._starts() >= starts, timeout=60, why=self.log.read_text)
 
     def _starts(self) -> int:
         return self.log.read_text().count(_READY)
