@@ -7,6 +7,7 @@ the result store has a ledger; what cannot be known is said to be so.
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from tests.system.brokers import project_on
 from tests.system.projects import Project, eventually
+from umbel import Umbel
 
 TASKS = """
 import os
@@ -162,6 +164,22 @@ def test_held_and_running(project: Project, broker: str) -> None:
             assert found["pid"] > 0
             assert f"worker {found['node']}, process {found['pid']}, for " in found["text"]
         project.write("go", "")
+
+
+def test_held_by_somebody_who_has_not_begun(project: Project, looks: bool) -> None:  # noqa: FBT001
+    sent = project.out("call", "tasks.nothing")
+    shown = json.loads(project.out("report", "--json"))
+    url = project.environment.get("UMBEL_BROKER_URL", shown["broker"])
+    with Umbel("holder", broker=url, set_as_current=False) as app:
+        transport = app.servers().broker.transport
+        with closing(transport.consume(["celery"], consumer_id="holder", lease=600.0)) as consumer:
+            assert consumer.receive(1, timeout=30.0)
+            found = why(project, sent)
+    if looks:
+        assert found["answer"] == "held"
+        assert "the consumer holder holds it, of which no living worker tells" in found["text"]
+    else:
+        assert "is not known on this broker" in found["text"]
 
 
 def test_no_worker_knows_the_task(project: Project, broker: str) -> None:
