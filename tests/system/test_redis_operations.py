@@ -189,6 +189,20 @@ def test_an_old_server_is_refused(own_redis_url: str, monkeypatch: pytest.Monkey
         servers.open(own_redis_url).transport.queues()
 
 
+def test_a_cluster_is_refused(server_directory: Path) -> None:
+    with (
+        redis_server(server_directory, "--cluster-enabled", "yes") as process,
+        pytest.raises(ImproperlyConfigured, match="is a Redis Cluster"),
+    ):
+        servers.open(process.url).transport.queues()
+
+
+def test_a_database_that_the_server_has_not_is_said(own_redis_url: str) -> None:
+    url = own_redis_url.removesuffix("/0") + "/4000"
+    with pytest.raises(TransportError, match=r"out of range\. It has fewer databases than that\.$"):
+        servers.open(url).transport.queues()
+
+
 # --- trouble
 
 

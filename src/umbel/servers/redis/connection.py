@@ -444,13 +444,15 @@ def _translating(url: str) -> Generator[None]:
     try:
         yield
     except (driver.AuthenticationError, driver.AuthorizationError) as error:
-        raise TransportError(f"{url} refuses us: {error}. Check user and password.") from error
+        reason = str(error).rstrip(".")
+        raise TransportError(f"{url} refuses us: {reason}. Check user and password.") from error
     except (driver.ConnectionError, driver.TimeoutError, OSError) as error:
         raise ConnectionLost(f"cannot connect to {url}: {error}") from error
     except driver.ResponseError as error:
-        raise TransportError(
-            f"{url} refuses us: {error}. Redis {_dotted(MINIMUM_VERSION)} or newer is needed."
-        ) from error
+        needed = f"Redis {_dotted(MINIMUM_VERSION)} or newer is needed"
+        if "DB index" in str(error):
+            needed = "It has fewer databases than that"
+        raise TransportError(f"{url} refuses us: {error}. {needed}.") from error
     except TypeError as error:
         raise ImproperlyConfigured(f"{url}: unknown option: {error}") from error
 
@@ -463,6 +465,11 @@ def _check(hello: Any, url: str) -> None:
     if numbers and numbers < MINIMUM_VERSION:
         raise ImproperlyConfigured(
             f"{url} is Redis {_dotted(numbers)}: {_dotted(MINIMUM_VERSION)} or newer is needed"
+        )
+    if about.get(b"mode") == b"cluster":
+        raise ImproperlyConfigured(
+            f"{url} is a Redis Cluster, which spreads keys that belong together over several "
+            "servers. Take one server; replicas and sentinels make it safe"
         )
     if about.get(b"role", b"master") != b"master":
         raise ConnectionLost(f"{url} is a replica, which takes no messages")
