@@ -452,6 +452,8 @@ def _translating(url: str) -> Generator[None]:
         needed = f"Redis {_dotted(MINIMUM_VERSION)} or newer is needed"
         if "DB index" in str(error):
             needed = "It has fewer databases than that"
+        elif "HELLO" in str(error):
+            needed += ", and a proxy before it must pass on HELLO 3"
         raise TransportError(f"{url} refuses us: {error}. {needed}.") from error
     except TypeError as error:
         raise ImproperlyConfigured(f"{url}: unknown option: {error}") from error

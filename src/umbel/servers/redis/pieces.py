@@ -262,13 +262,21 @@ local function keep(key, ttl, value)
   if ttl == '' then redis.call('SET', key, value) else redis.call('SET', key, value, 'PX', ttl) end
 end
 
+local function keep_if_new(key, ttl, value)
+  if ttl == '' then return redis.call('SET', key, value, 'NX') end
+  return redis.call('SET', key, value, 'PX', ttl, 'NX')
+end
+
+-- Most results are their task's first: one call.
 local function put(id, ttl, final, meta)
   local key = RESULTS .. id
-  local old = redis.pcall('GET', key)
-  if type(old) == 'string' then
-    if says_success(old) or redis.call('EXISTS', SUCCESSES .. id) == 1 then return end
+  if not keep_if_new(key, ttl, meta) then
+    local old = redis.pcall('GET', key)
+    if type(old) == 'string' then
+      if says_success(old) or redis.call('EXISTS', SUCCESSES .. id) == 1 then return end
+    end
+    keep(key, ttl, meta)
   end
-  keep(key, ttl, meta)
   if final == '1' and not says_success(meta) then keep(SUCCESSES .. id, ttl, '1') end
   redis.call('PUBLISH', key, meta)
 end
