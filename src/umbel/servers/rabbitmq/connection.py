@@ -16,8 +16,9 @@ lets it poll once in the calling thread.
 
 Two things of pika's are replaced in ``_Amqp``, by methods that it keeps for its adapters: the
 header frames of received messages are kept as bytes (``properties`` reads them; pika's reader loses
-the fractions of numbers, and a field it does not know would cost the connection), and the frames of
-one message leave in one write.
+the fractions of numbers, and a field it does not know would cost the connection), and what is
+written between two steps leaves in one write. For pika each frame is one, which took a tenth of the
+CPU time of a worker that sends results.
 
 A ``Connection`` has one user at a time; ``Link`` sees to that. Callbacks run inside ``step``.
 
@@ -60,6 +61,8 @@ _FAREWELL = 1.0
 _HEADER_FRAME = struct.Struct(">BHIHxxQ")
 _ACCESS_REFUSED = 403
 _END = bytes((spec.FRAME_END,))
+#: Bytes that are handed to the socket at the latest; a system call, or memory for a copy.
+_PIECE = 256 * 1024
 
 _monotonic = SYSTEM_CLOCK.monotonic
 
@@ -94,6 +97,14 @@ class _Amqp(SelectConnection):  # type: ignore[misc]  # pika has no types for my
     socket: socket.socket | None = None
     #: What was raised by others while pika worked.
     struck: BaseException | None = None
+    #: What is written waits for ``send_gathered``.
+    gathers = False
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        #: Written, and not handed to the socket.
+        self._unsent: list[bytes] = []
+        self._unsent_size = 0
+        super().__init__(*args, **options)
 
     def _read_frame(self) -> tuple[int, Any]:
         data = self._frame_buffer
@@ -107,10 +118,21 @@ class _Amqp(SelectConnection):  # type: ignore[misc]  # pika has no types for my
         return end + 1, frame.Header(channel, length, Raw(data[_HEADER_FRAME.size : end]))
 
     def _output_marshaled_frames(self, marshaled_frames: Sequence[bytes]) -> None:
-        data = b"".join(marshaled_frames)
-        self.bytes_sent += len(data)
+        size = sum(map(len, marshaled_frames))
+        self.bytes_sent += size
         self.frames_sent += len(marshaled_frames)
-        self._adapter_emit_data(data)
+        self._unsent += marshaled_frames
+        self._unsent_size += size
+        if not self.gathers or self._unsent_size >= _PIECE:
+            self.send_gathered()
+
+    def send_gathered(self) -> None:
+        """Hand what was written to the socket."""
+        if self._unsent:
+            data = b"".join(self._unsent)
+            self._unsent.clear()
+            self._unsent_size = 0
+            self._adapter_emit_data(data)
 
     def _proto_connection_made(self, transport: Any) -> None:
         self.socket = transport._sock  # noqa: SLF001 -- see the attribute
@@ -187,6 +209,7 @@ class Connection:
             self.step(deadline - _monotonic())
         if isinstance(done[0], BaseException):
             raise self._not_open(done[0]) from done[0]
+        done[0].gathers = True
         done[0].add_on_close_callback(self._on_close)
         done[0].add_on_connection_blocked_callback(self._on_blocked)
         done[0].add_on_connection_unblocked_callback(self._on_unblocked)
@@ -209,12 +232,18 @@ class Connection:
 
     def step(self, timeout: float) -> None:
         """Wait for the server or the waker, at most ``timeout`` seconds, and do what is due."""
+        amqp = self._amqp
+        if amqp is not None:
+            amqp.send_gathered()
         timer = self._loop.call_later(max(timeout, 0.0), _nothing)
         self._loop.poll()
         self._loop.process_timeouts()
         self._loop.remove_timeout(timer)
-        if self._amqp is not None and self._amqp.struck is not None:
-            struck, self._amqp.struck = self._amqp.struck, None
+        if amqp is None:
+            return
+        amqp.send_gathered()  # written by callbacks
+        if amqp.struck is not None:
+            struck, amqp.struck = amqp.struck, None
             if isinstance(struck, AssertionError):  # pika's own check of what a strike left broken
                 raise ConnectionLost(f"{self.display_url}: cut off in the middle") from struck
             raise struck
