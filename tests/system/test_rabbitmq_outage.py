@@ -16,11 +16,12 @@ import pytest
 from tests.servers import Server as Node
 from tests.servers import rabbitmq_server, rabbitmqctl
 from tests.sharing import server_directory
+from tests.system.chaos.proxy import Proxy
 from umbel import servers
 from umbel.clock import SYSTEM_CLOCK
 from umbel.exceptions import ConnectionLost, TimeoutError, TransportError
 from umbel.ids import new_id
-from umbel.message import Delivery, Effects, Message, ResultRecord
+from umbel.message import Delivery, Effects, Ending, Message, ResultRecord
 from umbel.servers.seams import Consumer, Server
 from umbel.states import SUCCESS
 from umbel.topology import Queue, Topology
@@ -84,6 +85,67 @@ def drain(consumer: Consumer, server: Server, wanted: set[str]) -> list[Delivery
 
 def consume(server: Server, queue: str) -> Consumer:
     return server.transport.consume([queue], consumer_id=new_id(), lease=60.0)
+
+
+@pytest.fixture
+def proxy(node: Node) -> Iterator[Proxy]:
+    proxy = Proxy(node.url)
+    yield proxy
+    proxy.close()
+
+
+def test_a_network_that_is_cut_and_swallows_confirms_loses_nothing(
+    proxy: Proxy, server: Server, queue: str
+) -> None:
+    # Given a publisher and a consumer behind a network that fails
+    far = servers.open(proxy.url)
+    consumer = consume(far, queue)
+    sent: set[str] = set()
+    for _ in range(10):
+        # When it is cut, also after the server took a message and before it said so
+        sent |= {insist(far, queue) for _ in range(5)}
+        drain(consumer, far, {insist(far, queue)})
+        proxy.swallow(1)
+        sent.add(insist(far, queue))
+        proxy.cut()
+    # Then all that was confirmed comes; what was swallowed may come as well
+    last = insist(far, queue)
+    drain(consumer, far, {last})
+    consumer.close()
+    far.close()
+    assert proxy.swallowed == 10
+    assert server.transport.depth([queue])[queue].ready == 0
+
+
+def test_a_half_open_connection_costs_the_deadline_and_its_messages_go_to_others(
+    proxy: Proxy, server: Server, queue: str
+) -> None:
+    # Given a consumer that holds a message, and a publisher, on connections that stall
+    far = servers.open(proxy.url, {"heartbeat": 2})
+    consumer = consume(far, queue)
+    sent = insist(far, queue)
+    (held,) = consumer.receive(1, timeout=PATIENCE)
+    with proxy.stalling():
+        begun = SYSTEM_CLOCK.monotonic()
+        with pytest.raises(TimeoutError):
+            publish(far, queue, within=0.5)
+        assert SYSTEM_CLOCK.monotonic() - begun < PATIENCE / 2
+        with pytest.raises(ConnectionLost):  # it asks to be pushed more
+            consumer.receive(10, timeout=1.0)
+        # When heartbeats have been missing for long enough
+        deadline = SYSTEM_CLOCK.monotonic() + PATIENCE
+        while not far.committer.commit([Effects(held, Ending.KEEP)]).stale:
+            assert SYSTEM_CLOCK.monotonic() < deadline
+            with suppress(ConnectionLost):
+                consumer.receive(0, timeout=1.0)
+        # Then another has the message
+        other = consume(server, queue)
+        drain(other, server, {sent})
+    other.close()
+    # And all goes on when the network does
+    drain(consumer, far, {insist(far, queue)})
+    consumer.close()
+    far.close()
 
 
 def test_what_was_confirmed_survives_the_servers_death(

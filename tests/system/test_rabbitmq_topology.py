@@ -65,6 +65,41 @@ def test_an_exchange_takes_from_another(server: Server) -> None:
     assert [each.id for each in received(server, "end")] == ["a"]
 
 
+def test_what_leads_nowhere_goes_to_the_alternate_exchange(server: Server) -> None:
+    strict = Exchange("orders", "topic", arguments={"alternate-exchange": "unrouted"})
+    server.transport.declare(
+        Topology(
+            (strict, Exchange("unrouted", "fanout")),
+            (Queue("europe"), Queue("strays")),
+            (Binding("orders", "europe", "eu.#"), Binding("unrouted", "strays")),
+        )
+    )
+    publish(server, *(Message(key, b"", {}, key, "orders") for key in ("eu.fr", "us.ny")))
+    assert [each.id for each in received(server, "europe")] == ["eu.fr"]
+    (stray,) = received(server, "strays")
+    assert (stray.exchange, stray.routing_key) == ("orders", "us.ny")
+
+
+def test_what_is_too_old_or_too_much_goes_to_the_dead_letter_exchange(server: Server) -> None:
+    to_late = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "late"}
+    server.transport.declare(
+        Topology(
+            queues=(
+                Queue("short", max_length=1, queue_arguments=to_late),
+                Queue("brief", message_ttl=0.1, queue_arguments=to_late),
+                Queue("late"),
+            )
+        )
+    )
+    publish(server, *(Message(name, b"", {"n": 1}, "short") for name in ("first", "second")))
+    publish(server, Message("old", b"", {"n": 1}, "brief"))
+    late = {each.id: each for each in received(server, "late", 2)}
+    # They are what was sent: what the server noted in their headers stays with it
+    assert sorted(late) == ["first", "old"]
+    assert all(each.headers == {"n": 1} for each in late.values())
+    assert [each.id for each in received(server, "short")] == ["second"]
+
+
 def test_delayed_messages_keep_their_address_through_every_exchange(server: Server) -> None:
     # Given two ways to a queue, both long
     key = "a.key.of.many.words"

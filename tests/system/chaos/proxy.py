@@ -1,10 +1,15 @@
-"""A proxy between programs and their server that swallows replies: what they asked for was done."""
+"""A proxy between programs and their server: it cuts, it stalls, and it swallows replies.
+
+When a reply is swallowed, what was asked for was done. While it stalls, connections are half open:
+nothing comes through, and nobody is told.
+"""
 
 from __future__ import annotations
 
 import socket
 import threading
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from urllib.parse import urlsplit
 
 from tests.servers import free_port
@@ -17,10 +22,13 @@ class Proxy:
         place = urlsplit(url)
         self._server = (place.hostname or "", place.port or 0)
         port = free_port()
-        self.url = f"{place.scheme}://127.0.0.1:{port}{place.path}"
+        user, at, _ = place.netloc.rpartition("@")
+        self.url = f"{place.scheme}://{user}{at}127.0.0.1:{port}{place.path}"
         self._lock = threading.Lock()
         self._pairs: set[tuple[socket.socket, socket.socket]] = set()
         self._swallows = 0
+        self._flows = threading.Event()
+        self._flows.set()
         #: Connections that were cut in the place of a reply.
         self.swallowed = 0
         self._ear = socket.create_server(("127.0.0.1", port))
@@ -31,6 +39,15 @@ class Proxy:
         with self._lock:
             self._swallows = count
 
+    @contextmanager
+    def stalling(self) -> Generator[None]:
+        """Let nothing through as long as the block lasts."""
+        self._flows.clear()
+        try:
+            yield
+        finally:
+            self._flows.set()
+
     def cut(self) -> None:
         """Cut all connections now."""
         with self._lock:
@@ -40,6 +57,7 @@ class Proxy:
 
     def close(self) -> None:
         """Accept no more, and cut all."""
+        self._flows.set()
         self._ear.close()
         self.cut()
 
@@ -63,6 +81,7 @@ class Proxy:
         client, server = pair
         with suppress(OSError):
             while data := client.recv(1 << 16):
+                self._flows.wait()
                 server.sendall(data)
         self._close(pair)
 
@@ -70,6 +89,7 @@ class Proxy:
         client, server = pair
         with suppress(OSError):
             while (data := server.recv(1 << 16)) and not self._is_swallowed():
+                self._flows.wait()
                 client.sendall(data)
         self._close(pair)
 

@@ -37,7 +37,7 @@ from itertools import count
 from typing import Any
 
 from umbel.clock import SYSTEM_CLOCK
-from umbel.exceptions import ConnectionLost, TransportError
+from umbel.exceptions import ConnectionLost, TimeoutError, TransportError
 from umbel.message import Delivery
 from umbel.servers.rabbitmq import properties
 from umbel.servers.rabbitmq.channels import Hub
@@ -256,7 +256,7 @@ class RabbitConsumer:
                 if each.tag.intake is self._intake and each.tag.number in held
             ]
             turn = Turn[Intake](lambda intake, by: intake.give_back(numbers, by), connects=False)
-            self.link.run(turn, _monotonic() + _TIMEOUT)
+            self._run(turn, _monotonic() + _TIMEOUT)
             self.parking.give_back(each.tag for each in deliveries)
 
     def wake(self) -> None:
@@ -285,10 +285,17 @@ class RabbitConsumer:
     def _wait(self, limit: int, deadline: float) -> None:
         while True:
             due = self._next_due()
-            self.link.run(self._turn(limit, due), min(deadline, self._due_by(due)))
+            self._run(self._turn(limit, due), min(deadline, self._due_by(due)))
             if self._may_return(limit) or deadline <= _monotonic():
                 break
         self._woken = False
+
+    def _run(self, turn: Turn[Intake], deadline: float) -> None:
+        """Take a turn. A server that leaves orders unanswered is as good as gone."""
+        try:
+            self.link.run(turn, deadline)
+        except TimeoutError as error:
+            raise ConnectionLost(str(error)) from error
 
     def _turn(self, limit: int, due: float | None) -> Turn[Intake]:
         return Turn(
