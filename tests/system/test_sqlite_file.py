@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import shutil
@@ -11,6 +12,7 @@ import stat
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -491,6 +493,51 @@ def test_many_threads_share_a_server(server: Server) -> None:
         join()
     assert Counter(task_id for join in workers for task_id in join()) == Counter(flat)
     assert [join() for join in waits] == [60] * 4
+
+
+# --- descriptors
+
+
+@pytest.mark.parametrize("ends", ["closed", "dropped"])
+def test_who_is_through_leaves_nothing_open(path: Path, url: str, ends: str) -> None:
+    before = len(descriptors())
+    server = opened(url, "tasks")
+    send(server, "tasks", "x")
+    consumer = server.transport.consume(["tasks"], consumer_id=new_id(), lease=600)
+    watch = server.results.watch()
+    for _ in range(2):  # the second time the consumer waits at the pipe of a slot
+        consumer.receive(1, timeout=0.01)
+    watch.receive(0.01)
+    assert {"-lock", "-bells"} <= {each.name.removeprefix(path.name) for each in open_below(path)}
+
+    if ends == "closed":
+        consumer.close()
+        watch.close()
+        server.close()
+        consumer.wake()
+    else:
+        del server, consumer, watch
+        gc.collect()
+
+    assert not open_below(path)
+    assert len(descriptors()) <= before
+
+
+def descriptors() -> list[int]:
+    return [int(each.name) for each in Path("/dev/fd").iterdir()]
+
+
+def open_below(path: Path) -> list[Path]:
+    """Return the files and pipes of this database that this process has open."""
+    found = []
+    for fd in descriptors():
+        with suppress(OSError):  # that of the list itself
+            found.append(os.fstat(fd))
+    return [
+        each
+        for each in path.parent.rglob("*")
+        if any(os.path.samestat(each.stat(), other) for other in found)
+    ]
 
 
 # --- upkeep

@@ -82,6 +82,9 @@ class Bells:
         with self._changing:
             self._close()
 
+    def __del__(self) -> None:
+        self._close()
+
     def abandon(self) -> None:
         """Let go of the parent's map and pipes in a forked child."""
         self._changing = threading.Lock()
@@ -225,16 +228,20 @@ def _wanted(states: mmap.mmap, slot: int, offered: Mapping[int, int]) -> Iterabl
 
 
 class _Pipe:
-    """Both ends of a pipe; closed with its last reference, so that no ``wake`` hits another."""
+    """Both ends of a pipe; closed with its last reference, so that no ``wake`` hits another.
+
+    Without descriptors nothing is ever heard.
+    """
 
     __slots__ = ("_poll", "read_fd", "write_fd")
 
-    def __init__(self, read_fd: int, write_fd: int) -> None:
+    def __init__(self, read_fd: int = -1, write_fd: int = -1) -> None:
         self.read_fd = read_fd
         self.write_fd = write_fd
         # Not select.select, which knows no descriptors above 1023.
         self._poll = select.poll()
-        self._poll.register(read_fd, select.POLLIN)
+        if read_fd >= 0:
+            self._poll.register(read_fd, select.POLLIN)
 
     def listen(self, timeout: float) -> None:
         """Wait for bytes, and take them."""
@@ -243,7 +250,7 @@ class _Pipe:
                 os.read(self.read_fd, 4096)
 
     def __del__(self) -> None:
-        for fd in {self.read_fd, self.write_fd}:
+        for fd in {self.read_fd, self.write_fd} - {-1}:
             os.close(fd)
 
 
@@ -313,15 +320,16 @@ class Bell:
         return woken
 
     def close(self) -> None:
-        """Free the slot. Idempotent."""
+        """Free the slot and the pipe. Idempotent."""
         self._closed = True
         self._exchange(self._current(), _FREE)
         self._states = None
+        self._pipe = _Pipe()
 
     def abandon(self) -> None:
         """Let go, in a forked child, of a pipe that is the parent's."""
         self._states = None
-        self._pipe = _own_pipe()
+        self._pipe = _Pipe() if self._closed else _own_pipe()
 
     def _current(self) -> mmap.mmap | None:
         return self._states if self._bells.is_open(self._states) else None

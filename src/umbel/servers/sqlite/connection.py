@@ -201,6 +201,11 @@ class Database:
             self._close_writer()
             self.bells.close()
 
+    def __del__(self) -> None:
+        # sqlite3 closes its connections itself when nobody has them any more.
+        if self._turn_fd >= 0:
+            os.close(self._turn_fd)
+
     # --- a write, from begin to end
 
     def _begin(self, deadline: float | None) -> Transaction:
