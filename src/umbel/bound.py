@@ -8,9 +8,11 @@ looked up: hooks nobody overrode and signals nobody connected are not in the tup
 from __future__ import annotations
 
 import inspect
+import logging
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import FunctionType
 from typing import Any
 
 from umbel import signals, states
@@ -20,6 +22,8 @@ from umbel.message import Outcome
 from umbel.opened import clock_of
 from umbel.serializers import compress, get, json_dumps, json_loads
 from umbel.wire.task import Request
+
+logger = logging.getLogger("umbel.task")
 
 #: States in which a task has not returned: it takes no part, or will run again.
 _NOT_RETURNED = frozenset({states.IGNORED, states.REJECTED, states.RETRY})
@@ -324,3 +328,53 @@ def _send_postrun(task: Any, request: Request, outcome: Outcome) -> None:
         retval=outcome.value if outcome.error is None else outcome.error,
         state=outcome.state,
     )
+
+
+# --- errbacks
+
+
+def bound_in(app: Any, name: str) -> BoundTask | None:
+    """Return an application's task as it is run, if it has it."""
+    task = app.tasks.get(name)
+    return None if task is None else task.bound_task()
+
+
+def call_errbacks(
+    request: Request, outcome: Outcome, find: Callable[[str], BoundTask | None]
+) -> list[Any]:
+    """Call the errbacks of a failed request that want the exception; return the others.
+
+    They come in two forms, told apart by the parameters of their function. With one it is a task
+    like any other, sent with the id of the call that failed. With more, or any number, it is called
+    at once by whoever saw the failure, with the request, the exception and the traceback.
+    """
+    others = []
+    for errback in request.errbacks or ():
+        bound = find(errback.get("task", ""))
+        if bound is None or not _takes_exception(bound, errback):
+            others.append(errback)
+        else:
+            _call_errback(bound, errback, request, outcome)
+    return others
+
+
+def _call_errback(
+    bound: BoundTask, errback: Mapping[str, Any], request: Request, outcome: Outcome
+) -> None:
+    about = (request, outcome.error, outcome.traceback)
+    if bound.is_async:
+        logger.error("The errback %s is not called: it cannot be a coroutine", bound.name)
+        return
+    try:
+        bound.run(*about, *(errback.get("args") or ()), **(errback.get("kwargs") or {}))
+    except BaseException:  # SystemExit must not end the worker
+        logger.exception("The errback %s of %s failed", bound.name, request.id)
+
+
+def _takes_exception(bound: BoundTask, errback: Mapping[str, Any]) -> bool:
+    run = bound.task.run
+    if not isinstance(run, FunctionType):  # a bound task, or one of a class: sent, so it may retry
+        return False
+    code = run.__code__
+    takes_any = bool(code.co_flags & inspect.CO_VARARGS)
+    return takes_any or code.co_argcount - len(errback.get("args") or ()) > 1

@@ -16,12 +16,12 @@ from functools import partial
 from typing import Any
 
 from umbel import states
-from umbel.bound import BoundTask, unstorable
+from umbel.bound import BoundTask, bound_in, call_errbacks, unstorable
 from umbel.canvas.plan import listed_signatures, replacement, settle
 from umbel.canvas.signature import maybe_signature
 from umbel.context import current_request
 from umbel.exceptions import EncodeError, Ignore, Reject, Replaced
-from umbel.executor import call_errbacks, execute, execute_async
+from umbel.executor import execute, execute_async
 from umbel.ids import new_id, node_name
 from umbel.message import Outcome, ResultRecord
 from umbel.models import dump
@@ -232,10 +232,5 @@ def _follow_up(task: Any, request: Request, outcome: Outcome) -> None:
             *rest, following = request.chain
             maybe_signature(following, task.app).apply((outcome.value,), chain=rest or None)
     elif outcome.state == states.FAILURE:
-        for errback in call_errbacks(request, outcome, partial(_bound, task.app)):
+        for errback in call_errbacks(request, outcome, partial(bound_in, task.app)):
             maybe_signature(errback, task.app).apply((request.id,))
-
-
-def _bound(app: Any, name: str) -> BoundTask | None:
-    task = app.tasks.get(name)
-    return None if task is None else task.bound_task()

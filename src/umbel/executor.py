@@ -12,7 +12,7 @@ import datetime as dt
 import logging
 import traceback
 from collections.abc import Callable, Mapping
-from types import FunctionType, TracebackType
+from types import TracebackType
 from typing import Any
 
 from umbel import backoff, context, states
@@ -179,48 +179,3 @@ def run_after_hooks(bound: BoundTask, request: Request, outcome: Outcome) -> Non
             logger.exception("A hook of task %s[%s] failed", bound.name, request.id)
         except BaseException:  # a late SystemExit or soft limit must not end the worker
             logger.exception("A hook of task %s[%s] was interrupted", bound.name, request.id)
-
-
-#: Flag of a code object with *args; ``inspect`` names it, and takes long to import.
-_VARARGS = 0x04
-
-
-def call_errbacks(
-    request: Request, outcome: Outcome, find: Callable[[str], BoundTask | None]
-) -> list[Any]:
-    """Call the errbacks of a failed request that want the exception; return the others.
-
-    They come in two forms, told apart by the parameters of their function. With one it is a task
-    like any other, sent with the id of the call that failed. With more, or any number, it is called
-    at once by whoever saw the failure, with the request, the exception and the traceback.
-    """
-    others = []
-    for errback in request.errbacks or ():
-        bound = find(errback.get("task", ""))
-        if bound is None or not _takes_exception(bound, errback):
-            others.append(errback)
-        else:
-            _call_errback(bound, errback, request, outcome)
-    return others
-
-
-def _call_errback(
-    bound: BoundTask, errback: Mapping[str, Any], request: Request, outcome: Outcome
-) -> None:
-    about = (request, outcome.error, outcome.traceback)
-    if bound.is_async:
-        logger.error("The errback %s is not called: it cannot be a coroutine", bound.name)
-        return
-    try:
-        bound.run(*about, *(errback.get("args") or ()), **(errback.get("kwargs") or {}))
-    except BaseException:  # SystemExit must not end the worker
-        logger.exception("The errback %s of %s failed", bound.name, request.id)
-
-
-def _takes_exception(bound: BoundTask, errback: Mapping[str, Any]) -> bool:
-    run = bound.task.run
-    if not isinstance(run, FunctionType):  # a bound task, or one of a class: sent, so it may retry
-        return False
-    code = run.__code__
-    takes_any = bool(code.co_flags & _VARARGS)
-    return takes_any or code.co_argcount - len(errback.get("args") or ()) > 1

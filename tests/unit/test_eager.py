@@ -12,8 +12,9 @@ import pytest
 from pydantic import BaseModel
 
 from tests.unit import sent
-from umbel import EagerResult, GroupResult, Task, Umbel, chain, group, signals, states
+from umbel import EagerResult, GroupResult, Task, Umbel, chain, chord, group, signals, states
 from umbel.exceptions import (
+    ChordError,
     EncodeError,
     Ignore,
     ImproperlyConfigured,
@@ -387,3 +388,29 @@ def test_both_forms_of_errbacks_are_called(app: Umbel) -> None:
 
     fail.apply(task_id="f", link_error=[called.s(), sent.s(), annotated.s("n")])
     assert told == [("f", ("why",), True), ("f", sent.name), ("f", "n")]
+
+
+def test_errbacks_of_what_will_not_run(app: Umbel) -> None:
+    told: list[Any] = []
+
+    @app.task
+    def fail() -> None:
+        raise KeyError("why")
+
+    @app.task
+    def never(_: Any) -> None: ...
+
+    @app.task
+    def called(request: Any, error: BaseException, traceback: str) -> None:
+        told.append((request.id, type(error)))
+
+    @app.task
+    def sent(task_id: str) -> None:
+        told.append(task_id)
+
+    # A chord's body is told of; of a chain only the link that failed
+    result = chord([fail.si()], never.s().set(link_error=[called.s(), sent.s()])).apply()
+    assert told == [(result.id, ChordError), result.id]
+    told.clear()
+    result = chain(fail.si(), never.s()).on_error(sent.s()).apply()
+    assert told == [result.parent.id]

@@ -35,6 +35,7 @@ from umbel.canvas.plan import (
 )
 from umbel.canvas.signature import (
     Signature,
+    apply_errbacks,
     eager_failure,
     first_of,
     kind,
@@ -365,7 +366,9 @@ class chord(Signature[R]):
         header = GroupResult(group_id, results, app=app)
         failed = [(each.id, each.result) for each in results if not each.successful()]
         if failed:
-            return eager_failure(following, chord_error(failed), header, app)
+            error = chord_error(failed)
+            apply_errbacks(following, error, app)
+            return eager_failure(following, error, header, app)
         result = maybe_signature(following, app).apply((header.value(),))
         first_of(result).parent = header
         return result

@@ -7,7 +7,6 @@ slice of those is made into messages by its task at once, without a look at each
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, Self, TypeVar, overload
 
@@ -140,7 +139,7 @@ class group(Signature[list[R]]):
 
         From the last that ``stop`` allows on, all are delayed alike.
         """
-        most = math.inf if stop is None else max((stop - start) // step, 0.0)
+        most = len(self.tasks) if stop is None else max((stop - start) // step, 0.0)
         for number, each in enumerate(self.tasks):
             each.set(countdown=start + min(number, most) * step)
         return self

@@ -11,10 +11,12 @@ from functools import partial, reduce
 from typing import Any, Generic, Self, TypeVar
 
 from umbel import states
+from umbel.bound import bound_in, call_errbacks
 from umbel.canvas.plan import (
     CHAIN,
     CHORD,
     GROUP,
+    Node,
     distribute,
     final,
     listed_signatures,
@@ -24,7 +26,9 @@ from umbel.canvas.plan import (
 from umbel.canvas.stamping import StampingVisitor, Stamps, stamp
 from umbel.context import Application, current_app
 from umbel.ids import new_id
+from umbel.message import Outcome
 from umbel.result import AsyncResult, EagerResult, GroupResult, result_from_tuple
+from umbel.wire.task import Request
 
 R_co = TypeVar("R_co", covariant=True)
 S = TypeVar("S")
@@ -405,7 +409,7 @@ def _with_longer_body(chord: Any, then: Signature[Any]) -> Any:
 
 
 def eager_failure(node: Mapping[str, Any], error: Any, parent: Any, app: Application) -> Any:
-    """Return the result of a settled workflow that cannot go on; its errbacks are called."""
+    """Return the result of a settled workflow that cannot go on."""
     end = final(dict(node))
     task_id = end["options"]["task_id"]
     if end["subtask_type"] == GROUP:
@@ -413,9 +417,20 @@ def eager_failure(node: Mapping[str, Any], error: Any, parent: Any, app: Applica
         return GroupResult(task_id, results, app=app, parent=parent)
     result: EagerResult[Any] = EagerResult(task_id, error, states.FAILURE)
     result.parent = parent
-    for errback in listed_signatures(end["options"].get("link_error")):
-        maybe_signature(errback, app).apply((task_id,))
     return result
+
+
+def apply_errbacks(node: Node, error: BaseException, app: Application) -> None:
+    """Call the errbacks of a settled workflow that will not run, as those of its last task."""
+    end = final(node)
+    for each in end["kwargs"]["tasks"] if end["subtask_type"] == GROUP else ():
+        apply_errbacks(each, error, app)
+    options = end["options"]
+    failed = Request(id=options["task_id"], task=end["task"])
+    failed.errbacks = listed_signatures(options.get("link_error"))
+    outcome = Outcome(states.FAILURE, error=error)
+    for errback in call_errbacks(failed, outcome, partial(bound_in, app)):
+        maybe_signature(errback, app).apply((failed.id,))
 
 
 def first_of(result: Any) -> Any:

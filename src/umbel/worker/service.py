@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from umbel import signals, states
-from umbel.bound import BoundTask, tell_revoked
+from umbel.bound import BoundTask, call_errbacks, tell_revoked
 from umbel.calling import tell_publishing
 from umbel.canvas.advance import Policy, Unable, advance, after_join, without_body
 from umbel.canvas.joins import released
@@ -31,7 +31,7 @@ from umbel.exceptions import (
     TimeLimitExceeded,
     WorkerLostError,
 )
-from umbel.executor import call_errbacks, run_after_hooks
+from umbel.executor import run_after_hooks
 from umbel.message import Delivery, Effects, Ending, Message, Outcome
 from umbel.serializers import JSON_TYPE
 from umbel.servers.seams import Joined, Refusal
