@@ -108,7 +108,6 @@ def test_the_default_file_belongs_to_the_nearest_project(
     assert location.default_path() == from_inner == location.parse("sqlite://")[0]
     assert from_inner.parent == tmp_path / "state" / "umbel"
     assert from_inner.name.startswith("my_project-")
-    assert location.default_url() == f"sqlite:///{from_inner}"
 
 
 def test_projects_of_the_same_name_have_files_of_their_own(

@@ -143,6 +143,3 @@ def places(children: Sequence[Seen]) -> int:
         for child in children
         if not child.follows and (child.pid in followed or not child.retiring)
     )
-
-
-__all__ = ["Allowance", "Seen", "Step", "places", "resident_kib", "steps"]

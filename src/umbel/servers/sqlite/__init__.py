@@ -15,23 +15,21 @@ timetable   Timetable
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from umbel.servers.seams import Bus, Committer, Joins, Ledger, ResultStore, Server, Transport
+from umbel.servers.seams import Server
 from umbel.servers.sqlite.commit import SqliteCommitter
 from umbel.servers.sqlite.connection import Database
 from umbel.servers.sqlite.joins import SqliteJoins
 from umbel.servers.sqlite.ledger import SqliteLedger
-from umbel.servers.sqlite.location import default_url, parse
+from umbel.servers.sqlite.location import parse
 from umbel.servers.sqlite.options import Options
 from umbel.servers.sqlite.queues import SqliteTransport
 from umbel.servers.sqlite.results import SqliteResults
 from umbel.servers.sqlite.storing import Store
 from umbel.servers.sqlite.timetable import SqliteTimetable
-from umbel.servers.timetable import Timetable
 
-__all__ = ["SqliteServer", "default_url", "open_server"]
+__all__ = ["SqliteServer", "open_server"]
 
 
 def open_server(url: str, options: dict[str, Any]) -> Server:
@@ -40,27 +38,20 @@ def open_server(url: str, options: dict[str, Any]) -> Server:
     return SqliteServer(Database(path, Options.read({**given, **options})))
 
 
-class SqliteServer:
+class SqliteServer(Server):
     """See ``seams.Server``."""
 
     def __init__(self, database: Database) -> None:
         store = Store(database)
         self.display_url = f"sqlite:///{database.path}"
-        self.transport: Transport = SqliteTransport(store)
-        self.results: ResultStore = SqliteResults(store)
-        self.ledger: Ledger | None = SqliteLedger(store)
-        self.bus: Bus | None = None
-        self.joins: Joins | None = SqliteJoins(store)
-        self.timetable: Timetable | None = SqliteTimetable(store)
-        self.committer: Committer = SqliteCommitter(store)
+        self.transport = SqliteTransport(store)
+        self.results = SqliteResults(store)
+        self.ledger = SqliteLedger(store)
+        self.bus = None
+        self.joins = SqliteJoins(store)
+        self.timetable = SqliteTimetable(store)
+        self.committer = SqliteCommitter(store)
         self.database = database
-
-    def committer_with(self, store: Server) -> Committer | None:
-        _ = store
-        return None
-
-    def warnings(self) -> Sequence[str]:
-        return ()
 
     def close(self) -> None:
         """Close all of it. Idempotent."""

@@ -59,11 +59,6 @@ def parse(url: str) -> tuple[Path, dict[str, str]]:
     return Path(unquote(place[1:])).expanduser().absolute(), options
 
 
-def default_url() -> str:
-    """Return the URL of this project's file."""
-    return f"sqlite:///{default_path()}"
-
-
 def default_path() -> Path:
     """Return the path of this project's file in the user's state directory."""
     folder = project_folder(Path.cwd())
