@@ -78,7 +78,8 @@ class Channel:
     def _opened(self, channel: Any) -> None:
         self.channel = channel
         channel.confirm_delivery(self._answered)
-        channel.queue_declare("queue", durable=True)
+        arguments = {"x-queue-type": apps.queue_type()}
+        channel.queue_declare("queue", durable=True, arguments=arguments)
         channel.queue_declare(self.reply_to, auto_delete=True)
         if self._prefetch:
             channel.basic_qos(prefetch_count=self._prefetch)

@@ -45,6 +45,10 @@ BARE_RPC = replace(
 BARE_REDIS = replace(
     BARE_RPC, name="bare, RabbitMQ + Redis", pace=10_000, environment={}, on_redis=True
 )
+_QUORUM = {**RPC, "BENCH_QUEUE_TYPE": "quorum"}
+UMBEL_QUORUM = replace(UMBEL, name="umbel, RabbitMQ, quorum, rpc", environment=_QUORUM)
+BARE_QUORUM = replace(BARE_RPC, name="bare, RabbitMQ, quorum, rpc", environment=_QUORUM)
+ON_QUORUM = (UMBEL_QUORUM, BARE_QUORUM)
 ON_RABBITMQ = (
     UMBEL,
     UMBEL_REDIS,

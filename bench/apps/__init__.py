@@ -21,6 +21,8 @@ URL = "BENCH_URL"
 RESULTS = "BENCH_RESULTS"
 #: "1" if the coroutine task is wanted.
 COROUTINES = "BENCH_COROUTINES"
+#: "quorum" if RabbitMQ's queue is one.
+QUEUE_TYPE = "BENCH_QUEUE_TYPE"
 
 
 class Calls(Protocol):
@@ -94,6 +96,11 @@ def broker() -> str:
 def synchronous() -> str:
     """Return NORMAL, FULL or OFF."""
     return os.environ.get(SYNCHRONOUS, "NORMAL")
+
+
+def queue_type() -> str:
+    """Return which type of queue RabbitMQ has."""
+    return os.environ.get(QUEUE_TYPE, "classic")
 
 
 def concurrency() -> int:

@@ -11,6 +11,7 @@ app = Umbel(
     broker=apps.broker(),
     backend=apps.results(),
     broker_transport_options={"synchronous": apps.synchronous()},
+    task_default_queue_type=apps.queue_type(),
 )
 tasks = {name: app.task(name=name)(function) for name, function in apps.functions().items()}
 workflow = Workflows(chain, group, chord, tasks).send
