@@ -106,6 +106,7 @@ def test_a_misspelt_name_is_an_error_with_a_suggestion(conf: Config, name: str) 
         ("task_always_eager", "yes", "True or False"),
         ("task_time_limit", "3", "a number of seconds or a timedelta, 0 or None"),
         ("task_time_limit", -1, "a number of seconds"),
+        ("worker_lease", 0, "a number of seconds above 0"),
         ("worker_concurrency", 2.5, "a whole number, 'auto' or None"),
         ("worker_concurrency", True, "a whole number, 'auto' or None"),
         ("broker_transport_options", [], "a dict"),
@@ -253,9 +254,10 @@ def test_pyproject_is_found_upwards_and_its_errors_name_it(folder: Path) -> None
     path.write_text("[tool.umbel]\nworker_concurency = 2\n")
     with pytest.raises(ImproperlyConfigured, match=r"worker_concurrency.*pyproject.toml"):
         Config(environ={}, folder=str(inner)).current()
-    path.write_text("[tool.umbel\n")
-    with pytest.raises(ImproperlyConfigured, match="cannot be read"):
-        Config(environ={}, folder=str(inner)).current()
+    for broken in (b"[tool.umbel\n", b"\xff\xfe"):
+        path.write_bytes(broken)
+        with pytest.raises(ImproperlyConfigured, match=r"pyproject.toml cannot be read"):
+            Config(environ={}, folder=str(inner)).current()
     path.write_text("[project]\nname = 'x'\n")
     assert Config(environ={}, folder=str(inner)).worker_concurrency is None
 

@@ -247,6 +247,12 @@ def _seconds(value: Any) -> float:
     return seconds
 
 
+def _lasting(value: Any) -> float:
+    if not (seconds := _seconds(value)):
+        raise ValueError(value)
+    return seconds
+
+
 def _read_number(text: str) -> float:
     try:
         return int(text)
@@ -325,6 +331,7 @@ BOOLEAN = Kind("True or False", _boolean, _read_boolean)
 INTEGER = Kind("a whole number", _integer, int)
 NUMBER = Kind("a number", _number, _read_number)
 SECONDS = Kind("a number of seconds or a timedelta", _seconds, _read_number)
+LASTING = Kind("a number of seconds above 0 or a timedelta", _lasting, _read_number)
 TEXT = Kind("a text", _text, str)
 NAMES = Kind("a list of names", _names, _read_names)
 MAPPING = Kind("a dict", _mapping, _read_json)

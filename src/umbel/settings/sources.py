@@ -81,6 +81,8 @@ def from_pyproject(start: str) -> dict[str, Value]:
             text = file.read()
     except OSError:
         return {}
+    except UnicodeDecodeError as error:
+        raise ImproperlyConfigured(f"{path} cannot be read: {error}") from error
     if "tool.umbel" not in text:
         return {}
     import tomllib  # noqa: PLC0415 -- few projects have such a section

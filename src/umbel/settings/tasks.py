@@ -7,6 +7,7 @@ from umbel.settings.kinds import (
     BOOLEAN,
     CONCURRENCY,
     INTEGER,
+    LASTING,
     MAPPING,
     NUMBER,
     OURS,
@@ -242,7 +243,7 @@ class Worker:
         optional(INTEGER), None, "KiB of memory over which a process is replaced by a fresh one."
     )
     worker_lease = Setting(
-        SECONDS,
+        LASTING,
         15.0,
         "Seconds within which the messages of a worker that died go to others.",
         celery=OURS,
@@ -355,7 +356,7 @@ class Beat:
         celery=OURS,
     )
     beat_lease = Setting(
-        SECONDS, 6.0, "Seconds after which another takes over from a leader that died.", celery=OURS
+        LASTING, 6.0, "Seconds after which another takes over from a leader that died.", celery=OURS
     )
     beat_late_after = Setting(
         SECONDS, 1.0, "Seconds from which on the log tells of a run that is sent late.", celery=OURS
