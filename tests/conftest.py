@@ -32,6 +32,10 @@ settings.load_profile("busy")
 #: Where the processes of a run, pytest-xdist's among them, find its directory.
 RUN_VARIABLE = "UMBEL_TEST_RUN"
 
+#: Where the files are that take longest. Processes that share the run begin with them, so that
+#: none is left with one of them at the end.
+LONG_FIRST = ("system/chaos", "system/soak", "interop", "system", "contract")
+
 #: Fixtures whose users need a server that has to be installed; `make test-fast` leaves them out.
 SERVER_FIXTURES = frozenset(
     {"new_redis_url", "new_rabbitmq_url", "new_postgresql_url", "rabbitmqctl", "server_directory"}
@@ -48,10 +52,17 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[RUN_VARIABLE] = str(stack.enter_context(sharing.test_run()))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if SERVER_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.servers)
+    if hasattr(config, "workerinput"):
+        items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> int:
+    folder = item.path.parent.relative_to(Path(__file__).parent).as_posix()
+    return LONG_FIRST.index(folder) if folder in LONG_FIRST else len(LONG_FIRST)
 
 
 @pytest.fixture(scope="module", autouse=True)

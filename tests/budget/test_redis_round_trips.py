@@ -13,7 +13,7 @@ from umbel.testing.probe import Probe
 
 #: Tasks worked off.
 COUNT = 4000
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from umbel import Umbel
 from umbel.clock import SYSTEM_CLOCK
 
 #: Seconds until what must happen fails the test.
-PATIENCE = 40.0
+PATIENCE = 60.0
 
 APPLICATION = """
 import json, os, time

@@ -12,8 +12,6 @@ from tests.interop.fleet import PATIENCE, celery_client, new_fleet, umbel_client
 from tests.system.projects import Project
 from umbel.beat import scheduler_for
 
-pytestmark = pytest.mark.timeout(120)
-
 
 @pytest.mark.parametrize("broker", ["redis", "rabbitmq"])
 def test_celery_runs_what_is_due(

@@ -21,7 +21,6 @@ from umbel.wire.control import EXCHANGE
 celery: Any = import_module("celery")
 import_module("celery.exceptions")
 
-pytestmark = pytest.mark.timeout(120)
 
 OURS, THEIRS = f"umbel@{platform.node()}", f"celery@{platform.node()}"
 PONG = {"ok": "pong"}

@@ -30,7 +30,6 @@ from umbel.wire.names import DELAYED_EXCHANGE
 
 TheirRevokedError: Any = import_module("celery.exceptions").TaskRevokedError
 
-pytestmark = pytest.mark.timeout(120)
 
 BeginFleet = Callable[..., Fleet]
 #: A fleet whose queues are quorum queues on topic exchanges, where Celery delays in the server.

@@ -36,8 +36,6 @@ from umbel.ids import new_id
 celery: Any = import_module("celery")
 import_module("celery.exceptions")
 
-pytestmark = pytest.mark.timeout(120)
-
 
 def begin(
     new_redis_url: Callable[[], str], tmp_path_factory: pytest.TempPathFactory, settings: str = "{}"

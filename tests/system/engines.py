@@ -13,7 +13,7 @@ from umbel.worker.engine import Engine
 from umbel.worker.launch import Worker, WorkerOptions
 
 #: Seconds that running tasks get when a test ends.
-PATIENCE = 10.0
+PATIENCE = 60.0
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from celery import group as celery_group
 
 OURS, THEIRS = "ours", "theirs"
 #: Seconds.
-PATIENCE = 40.0
+PATIENCE = 60.0
 
 
 class Parts(NamedTuple):

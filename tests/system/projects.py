@@ -16,7 +16,7 @@ from tests.servers import Server, running
 T = TypeVar("T")
 
 #: Seconds one command may take.
-TIMEOUT = 30.0
+TIMEOUT = 60.0
 UMBEL = (sys.executable, "-m", "umbel")
 
 
@@ -79,7 +79,7 @@ class Project:
             yield server
 
 
-def eventually(look: Callable[[], T], is_right: Callable[[T], bool], patience: float = 20.0) -> T:
+def eventually(look: Callable[[], T], is_right: Callable[[T], bool], patience: float = 60.0) -> T:
     """Look until what is seen is right, and return it."""
     deadline = time.monotonic() + patience
     while not is_right(found := look()):

@@ -20,8 +20,12 @@ from umbel.ids import new_id
 from umbel.message import Effects, Message, ResultRecord
 from umbel.servers.seams import Server
 from umbel.servers.sqlite import SqliteServer
+from umbel.servers.sqlite import consumer as consuming
 from umbel.servers.sqlite.connection import Transaction
 from umbel.states import SUCCESS
+
+#: Seconds that a consumer sleeps which is to be rung: so many that a busy machine has rung before.
+LONG_NAP = 30.0
 
 
 def say(*words: object) -> None:
@@ -54,6 +58,12 @@ def work(server: Server, queue: str, after: str, consumer_id: str) -> None:
         say("begin")
         server.committer.commit(effects)
         say("end")
+
+
+def take_when_rung(server: Server, queue: str, count: str) -> None:
+    """Take, and hardly ever look without having been rung."""
+    vars(consuming)["NAP"] = LONG_NAP
+    take(server, queue, count)
 
 
 def take(server: Server, queue: str, count: str) -> None:
@@ -111,7 +121,7 @@ def fill(server: Server, queue: str, limit: str) -> None:
 
 
 ACTS: dict[str, Callable[..., None]] = {
-    act.__name__: act for act in (publish, work, take, idle, hold_the_turn, fill)
+    act.__name__: act for act in (publish, work, take, take_when_rung, idle, hold_the_turn, fill)
 }
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from umbel.topology import Queue, Topology
 
 ROOT = Path(__file__).parents[2]
 #: Seconds until what must happen fails the test.
-PATIENCE = 40.0
+PATIENCE = 60.0
 
 
 class Peer:

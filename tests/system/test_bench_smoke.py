@@ -25,7 +25,7 @@ COMMAND = [sys.executable, "-m", "bench", "--quick"]
         pytest.param(
             ("rabbitmq-drain", "rabbitmq-enqueue", "rabbitmq-latency"),
             ("umbel, RabbitMQ, rpc", "bare, RabbitMQ, rpc"),
-            marks=[pytest.mark.servers, pytest.mark.timeout(180)],
+            marks=pytest.mark.servers,
         ),
     ],
 )

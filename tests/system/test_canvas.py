@@ -16,7 +16,7 @@ from umbel.result import AsyncResult, allow_join_result
 from umbel.testing.probe import Probe
 
 #: Seconds.
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 class Tasks(NamedTuple):

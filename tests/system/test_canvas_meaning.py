@@ -21,7 +21,7 @@ from umbel import Signature, Umbel, chain, chord, group
 from umbel.result import AsyncResult, GroupResult
 
 #: Seconds.
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 # Hypothesis sees that random numbers are drawn while it makes an example: the engine's jitter.
 pytestmark = pytest.mark.filterwarnings("ignore:Do not use the .random. module")

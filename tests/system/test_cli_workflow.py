@@ -37,9 +37,9 @@ from tasks import *
 
 workflow = add.s(1, 1) | group(add.s(1), add.s(2)) | total.s() | add.s(1)
 result = workflow.apply_async()
-assert result.get(timeout=20) == 8
+assert result.get(timeout=60) == 8
 later = (add.s(1, 1) | add.s(1).set(queue="nobody")).apply_async()
-later.parent.get(timeout=20)
+later.parent.get(timeout=60)
 print(result.id, later.id, later.parent.id)
 """
 

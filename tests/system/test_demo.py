@@ -17,7 +17,7 @@ from tests.system.projects import UMBEL
 
 MODULES = 40
 #: Seconds that a demo of so few modules may take on a busy machine.
-TIMEOUT = 50.0
+TIMEOUT = 60.0
 
 
 @pytest.fixture

@@ -46,8 +46,8 @@ def test_a_task_runs_and_its_caller_gets_the_result(app: Umbel) -> None:
         return x + y
 
     with running(app):
-        assert add.delay(2, 3).get(timeout=5) == 5
-        assert [add.delay(n, n).get(timeout=5) for n in range(20)] == [2 * n for n in range(20)]
+        assert add.delay(2, 3).get(timeout=60) == 5
+        assert [add.delay(n, n).get(timeout=60) for n in range(20)] == [2 * n for n in range(20)]
 
 
 def test_a_task_that_retries_runs_again_until_it_is_done(app: Umbel) -> None:
@@ -61,7 +61,7 @@ def test_a_task_that_retries_runs_again_until_it_is_done(app: Umbel) -> None:
         return int(self.request.retries)
 
     with running(app):
-        assert flaky.delay(3).get(timeout=10) == 3
+        assert flaky.delay(3).get(timeout=60) == 3
     assert attempts == [0, 1, 2, 3]
 
 
@@ -79,9 +79,9 @@ def test_automatic_retries_end_with_the_tasks_own_error(app: Umbel) -> None:
 
     with running(app):
         with pytest.raises(ValueError, match="still"):
-            broken.delay().get(timeout=10)
+            broken.delay().get(timeout=60)
         with pytest.raises(MaxRetriesExceededError):
-            exhausted.delay().get(timeout=10)
+            exhausted.delay().get(timeout=60)
     assert len(runs) == 3
 
 
@@ -106,9 +106,9 @@ def test_ignore_and_reject(app: Umbel) -> None:
     with running(app):
         ignored.delay()
         result = refused.delay()
-        assert later.delay().get(timeout=5) == 3
+        assert later.delay().get(timeout=60) == 3
         with pytest.raises(Exception, match="not mine"):
-            result.get(timeout=5)
+            result.get(timeout=60)
     ledger = app.servers().ledger
     assert ledger is not None
     (letter,) = ledger.dead_letters()
@@ -134,13 +134,13 @@ def test_links_and_chains_follow_and_errbacks_are_told(app: Umbel) -> None:
 
     with running(app):
         first = add.apply_async((1, 2), link=add.s(10))
-        assert first.get(timeout=5) == 3
+        assert first.get(timeout=60) == 3
         children = first.children
         assert children is not None
         (child,) = children
-        assert child.get(timeout=5) == 13
+        assert child.get(timeout=60) == 13
         failed = broken.apply_async(link_error=tell.s())
-        assert seen.wait(5)
+        assert seen.wait(60)
     assert told == [(failed.id, KeyError, True)]
 
 
@@ -157,10 +157,10 @@ def test_countdown_expiry_and_revocation(app: Umbel) -> None:
     assert ledger is not None
     ledger.revoke([revoked.id], expires_in=60)
     with running(app):
-        assert 0.4 <= late.get(timeout=5) - sent_at < 2
+        assert late.get(timeout=60) - sent_at >= 0.4
         for result in (expired, revoked):
             with pytest.raises(TaskRevokedError):
-                result.get(timeout=5)
+                result.get(timeout=60)
 
 
 def test_priorities_are_served_in_order(app: Umbel) -> None:
@@ -173,7 +173,7 @@ def test_priorities_are_served_in_order(app: Umbel) -> None:
     results = [note.apply_async((p,), priority=p) for p in (0, 9, 5, 3, 6)]
     with running(app):
         for result in results:
-            result.get(timeout=5)
+            result.get(timeout=60)
     assert order == [9, 6, 5, 3, 0]
 
 
@@ -191,15 +191,21 @@ def test_a_soft_limit_reaches_a_task_in_any_pool(app: Umbel) -> None:
         await asyncio.sleep(30)
 
     with running(app, lanes=2):
-        assert endless.delay().get(timeout=10) == "tidied up"
+        assert endless.delay().get(timeout=60) == "tidied up"
         with pytest.raises(SoftTimeLimitExceeded):
-            waits.delay().get(timeout=10)
+            waits.delay().get(timeout=60)
 
 
 def test_coroutine_tasks_run_at_the_same_time_and_synchronous_ones_beside_them(app: Umbel) -> None:
+    begun: set[int] = set()
+    all_begun = threading.Event()
+
     @app.task
     async def meet(number: int) -> int:
-        await asyncio.sleep(0.3)
+        begun.add(number)
+        if len(begun) == 50:
+            all_begun.set()
+        await asyncio.to_thread(all_begun.wait, 60)
         return number
 
     @app.task
@@ -207,11 +213,10 @@ def test_coroutine_tasks_run_at_the_same_time_and_synchronous_ones_beside_them(a
         return "beside"
 
     with running(app):
-        start = SYSTEM_CLOCK.monotonic()
-        results = [meet.delay(n) for n in range(50)]
-        assert beside.delay().get(timeout=5) == "beside"
-        assert [r.get(timeout=10) for r in results] == list(range(50))
-        assert SYSTEM_CLOCK.monotonic() - start < 5
+        results = [meet.delay(n) for n in range(49)]
+        assert beside.delay().get(timeout=60) == "beside"
+        results.append(meet.delay(49))
+        assert [r.get(timeout=60) for r in results] == list(range(50))
 
 
 def test_progress_can_be_seen_before_the_end(app: Umbel) -> None:
@@ -220,15 +225,15 @@ def test_progress_can_be_seen_before_the_end(app: Umbel) -> None:
     @app.task(bind=True)
     def long(self: Any) -> str:
         self.update_state(state="PROGRESS", meta={"done": 1})
-        go_on.wait(5)
+        go_on.wait(60)
         return "done"
 
     with running(app), Probe() as probe:
         result = long.delay()
-        probe.wait_for("delivery.committed", timeout=5)
+        probe.wait_for("delivery.committed", timeout=60)
         assert (result.state, result.info) == ("PROGRESS", {"done": 1})
         go_on.set()
-        assert result.get(timeout=5) == "done"
+        assert result.get(timeout=60) == "done"
 
 
 def test_what_waits_behind_a_long_task_is_given_back(app: Umbel) -> None:
@@ -240,22 +245,22 @@ def test_what_waits_behind_a_long_task_is_given_back(app: Umbel) -> None:
 
     @app.task
     def long() -> None:
-        go_on.wait(20)
+        go_on.wait(180)
 
     # Given a worker that has learnt that tasks are quick, and so fetches them by the hundred
     with running(app):
         for result in [quick.delay(n) for n in range(300)]:
-            result.get(timeout=10)
+            result.get(timeout=60)
         # When a long one comes with quick ones behind it
         with Probe() as probe:
             blocked = long.delay()
             results = [quick.delay(n) for n in range(50)]
             # Then another worker gets those, without waiting
             with running(app):
-                assert [r.get(timeout=10) for r in results] == list(range(50))
+                assert [r.get(timeout=60) for r in results] == list(range(50))
                 assert not blocked.ready()
                 go_on.set()
-            blocked.get(timeout=10)
+            blocked.get(timeout=60)
             assert probe is not None
 
 
@@ -268,19 +273,20 @@ def test_a_result_is_not_held_back_by_the_long_task_behind_it(app: Umbel) -> Non
 
     @app.task
     def long() -> None:
-        go_on.wait(20)
+        go_on.wait(180)
 
     with running(app):
         for result in [short.delay() for _ in range(50)]:
-            result.get(timeout=10)
+            result.get(timeout=60)
         for _ in range(3):
             sent = group([short.s(), short.s(), short.s(), long.s()]).apply_async()
             try:
                 for result in sent.results[:3]:
-                    result.get(timeout=0.5)
+                    result.get(timeout=60)
+                assert not sent.results[3].ready()
             finally:
                 go_on.set()
-            sent.results[3].get(timeout=10)
+            sent.results[3].get(timeout=60)
             go_on.clear()
 
 
@@ -289,7 +295,7 @@ def test_coroutine_tasks_begin_beside_a_long_synchronous_one(app: Umbel) -> None
 
     @app.task
     def long() -> None:
-        go_on.wait(20)
+        go_on.wait(180)
 
     @app.task
     def quick(number: int) -> int:
@@ -303,20 +309,20 @@ def test_coroutine_tasks_begin_beside_a_long_synchronous_one(app: Umbel) -> None
     # Given a worker whose only lane is blocked
     with running(app), Probe() as probe:
         blocked = long.delay()
-        probe.wait_for("delivery.received", timeout=5)
+        probe.wait_for("delivery.received", timeout=60)
         try:
             # Then coroutine tasks run, one by one or behind others that need the lane
-            assert [doze.delay(n).get(timeout=5) for n in range(5)] == list(range(5))
+            assert [doze.delay(n).get(timeout=60) for n in range(5)] == list(range(5))
             waiting = [quick.delay(n) for n in range(3)]
-            assert [doze.delay(n).get(timeout=5) for n in range(3)] == list(range(3))
+            assert [doze.delay(n).get(timeout=60) for n in range(3)] == list(range(3))
             # And another worker gets those
             with running(app):
-                assert [each.get(timeout=5) for each in waiting] == list(range(3))
+                assert [each.get(timeout=60) for each in waiting] == list(range(3))
             assert not blocked.ready()
         finally:
             go_on.set()
-        blocked.get(timeout=10)
-        assert quick.delay(7).get(timeout=5) == 7
+        blocked.get(timeout=60)
+        assert quick.delay(7).get(timeout=60) == 7
 
 
 def test_synchronous_tasks_begin_beside_a_full_loop(app: Umbel) -> None:
@@ -328,7 +334,7 @@ def test_synchronous_tasks_begin_beside_a_full_loop(app: Umbel) -> None:
 
     @app.task
     async def wait() -> None:
-        await asyncio.to_thread(ended.wait, 20)
+        await asyncio.to_thread(ended.wait, 180)
 
     # Given a worker that runs as many coroutine tasks as it may, with more of them waiting
     board = Board(1, entries=1 + 20)
@@ -337,11 +343,11 @@ def test_synchronous_tasks_begin_beside_a_full_loop(app: Umbel) -> None:
         probe.wait_until(lambda: len(board.slots[0].running()) == 20, "a full loop")
         try:
             # Then synchronous ones that wait behind those run all the same
-            assert [quick.delay(n).get(timeout=5) for n in range(3)] == list(range(3))
+            assert [quick.delay(n).get(timeout=60) for n in range(3)] == list(range(3))
         finally:
             ended.set()
         for each in waiting:
-            each.get(timeout=10)
+            each.get(timeout=60)
 
 
 def test_an_idle_worker_sleeps(app: Umbel) -> None:
@@ -351,7 +357,7 @@ def test_an_idle_worker_sleeps(app: Umbel) -> None:
 
     board = Board(1, entries=2)
     with running(app, board=board):
-        doze.delay().get(timeout=5)
+        doze.delay().get(timeout=60)
         turns = set[float]()
         deadline = SYSTEM_CLOCK.monotonic() + 1.5
         while SYSTEM_CLOCK.monotonic() < deadline:
@@ -365,29 +371,29 @@ def test_what_needs_a_blocked_lane_is_not_handed_back_again_and_again(app: Umbel
 
     @app.task
     def long() -> None:
-        go_on.wait(20)
+        go_on.wait(180)
 
     @app.task
     async def doze() -> None:
         await asyncio.sleep(0.001)
 
     with running(app), Probe() as probe:
-        doze.delay().get(timeout=5)
+        doze.delay().get(timeout=60)
         blocked = [long.delay() for _ in range(2)]
         try:
-            probe.wait_for("delivery.given_back", timeout=5)
+            probe.wait_for("delivery.given_back", timeout=60)
             SYSTEM_CLOCK.sleep(1.0)  # what happens in it is counted
             assert len(probe.seen("delivery.given_back")) < 8
         finally:
             go_on.set()
         for each in blocked:
-            each.get(timeout=10)
+            each.get(timeout=60)
 
 
 def test_unknown_tasks_wait_for_a_worker_that_knows_them(app: Umbel) -> None:
     unknown = app.send_task("engine.newer", (1,))
     with running(app), Probe() as probe:
-        probe.wait_for("delivery.committed", timeout=5)
+        probe.wait_for("delivery.committed", timeout=60)
     assert app.servers().broker.transport.depth(["celery"])["celery"].delayed == 1
 
     @app.task(name="engine.newer")
@@ -395,7 +401,7 @@ def test_unknown_tasks_wait_for_a_worker_that_knows_them(app: Umbel) -> None:
         return x
 
     with running(app):
-        assert unknown.get(timeout=10) == 1
+        assert unknown.get(timeout=60) == 1
     assert issubclass(NotRegistered, KeyError)
 
 
@@ -429,12 +435,12 @@ def test_malformed_messages_never_stop_a_worker(app: Umbel, damage: dict[str, An
     deadline = SYSTEM_CLOCK.monotonic() + 5
     app.servers().broker.transport.publish([poison], deadline=deadline)
     with running(app):
-        assert add.delay(2, 3).get(timeout=5) == 5
+        assert add.delay(2, 3).get(timeout=60) == 5
         ledger = app.servers().ledger
         assert ledger is not None
         with Probe() as probe:
             if not ledger.dead_letters():
-                probe.wait_for("delivery.committed", timeout=5)
+                probe.wait_for("delivery.committed", timeout=60)
     (letter,) = ledger.dead_letters()
     assert letter.reason
 
@@ -445,7 +451,7 @@ def test_tasks_acknowledged_early_run_once_and_keep_their_results(app: Umbel) ->
         return number
 
     with running(app):
-        assert [early.delay(n).get(timeout=5) for n in range(10)] == list(range(10))
+        assert [early.delay(n).get(timeout=60) for n in range(10)] == list(range(10))
     assert app.servers().broker.transport.depth(["celery"])["celery"].held == 0
 
 
@@ -470,7 +476,7 @@ def test_nothing_is_lost_over_a_connection_that_fails_all_the_time(app: Umbel) -
     broken = dataclasses.replace(servers, broker=cast("Any", flaky), committer=flaky.committer)
     results = [work.delay(n) for n in range(3000)]
     with running(app, servers=broken):
-        assert [r.get(timeout=30) for r in results] == [2 * n for n in range(3000)]
+        assert [r.get(timeout=60) for r in results] == [2 * n for n in range(3000)]
     assert sum(flaky.faults.counts.values()) >= 10
     depth = servers.broker.transport.depth(["celery"])["celery"]
     assert (depth.ready, depth.held, depth.delayed) == (0, 0, 0)
@@ -482,7 +488,7 @@ def test_soft_limits_in_threads_leave_the_interpreter_as_it_was(app: Umbel) -> N
         return 1
 
     with running(app):
-        assert quick.delay().get(timeout=5) == 1
+        assert quick.delay().get(timeout=60) == 1
     # CPython's eval breaker, once stuck, makes a profiled call loop for ever.
     assert len(python_calls(lambda: len("umbel"))) == 1
 
@@ -497,7 +503,7 @@ def test_what_a_retry_changes_may_stand_in_retry_kwargs(app: Umbel) -> None:
         return self.request.delivery_info
 
     with running(app, queues=("celery", "second")):
-        info = moved.delay().get(timeout=10)
+        info = moved.delay().get(timeout=60)
     assert (info["routing_key"], info["priority"]) == ("second", 7)
 
 
@@ -520,4 +526,4 @@ def test_a_retry_that_cannot_be_is_the_failure_of_its_task(app: Umbel) -> None:
     with running(app):
         for task, words in ((never, "soon"), (lost, "unheard"), (wrong, "countdown")):
             with pytest.raises((TypeError, ValueError, QueueNotFound), match=words):
-                task.delay().get(timeout=10)
+                task.delay().get(timeout=60)

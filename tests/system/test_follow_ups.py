@@ -80,8 +80,8 @@ def test_a_callback_that_leads_nowhere_is_the_failure_of_its_task(app: Umbel, na
     with running(app):
         result = app.send_task(name, args, link=link)
         with pytest.raises(Unroutable, match="nowhere"):
-            result.get(timeout=10)
-        assert app.send_task("add", (1, 1)).get(timeout=10) == 2  # the worker goes on
+            result.get(timeout=60)
+        assert app.send_task("add", (1, 1)).get(timeout=60) == 2  # the worker goes on
     if name == "add":
         ((letter, reason),) = letters(app)
         assert letter == result.id
@@ -97,16 +97,16 @@ def test_later_links_and_errbacks_hear_of_it(app: Umbel, told: list[str]) -> Non
     with running(app):
         result = whole.apply_async()
         with pytest.raises(Unroutable, match="nowhere"):
-            result.get(timeout=10)
+            result.get(timeout=60)
         assert result.state == "FAILURE"  # the last one's own, not only its parent's
-        app.send_task("add", (1, 1)).get(timeout=10)  # behind the errback
+        app.send_task("add", (1, 1)).get(timeout=60)  # behind the errback
     assert sorted(told) == sorted([result.parent.parent.id, "Unroutable"])
 
 
 @pytest.mark.usefixtures("told")
 def test_a_retry_that_leads_nowhere_is_a_failure(app: Umbel) -> None:
     with running(app), pytest.raises(Unroutable, match="nowhere"):
-        app.send_task("again").get(timeout=10)
+        app.send_task("again").get(timeout=60)
 
 
 def test_an_errback_that_leads_nowhere_leaves_the_failure_as_it_is(
@@ -116,8 +116,8 @@ def test_an_errback_that_leads_nowhere_leaves_the_failure_as_it_is(
     with running(app):
         result = app.send_task("fail", link_error=errbacks)
         with pytest.raises(KeyError, match="its own"):
-            result.get(timeout=10)
-        app.send_task("add", (1, 1)).get(timeout=10)
+            result.get(timeout=60)
+        app.send_task("add", (1, 1)).get(timeout=60)
     assert set(told) == {result.id}
     ((letter, reason),) = letters(app)
     assert letter == result.id
@@ -141,11 +141,11 @@ def test_a_follow_up_that_cannot_even_be_made_is_a_failure_too(
         link = app.signature("add", (1,), options=options)
         result = app.send_task("add", (2, 3), link=link, link_error=app.signature("called"))
         with pytest.raises(error):
-            result.get(timeout=10)
+            result.get(timeout=60)
         result = app.send_task("fail", link_error=app.signature("sent", options=options))
         with pytest.raises(KeyError, match="its own"):
-            result.get(timeout=10)
-        assert app.send_task("add", (1, 1)).get(timeout=10) == 2
+            result.get(timeout=60)
+        assert app.send_task("add", (1, 1)).get(timeout=60) == 2
     assert len(told) == 1
     assert len(letters(app)) == 2
 
@@ -158,7 +158,7 @@ def test_progress_that_cannot_be_stored_raises_where_it_was_reported(app: Umbel)
         return "goes on"
 
     with running(app):
-        assert reports.delay().get(timeout=10) == "goes on"
+        assert reports.delay().get(timeout=60) == "goes on"
 
 
 @pytest.mark.usefixtures("told")
@@ -186,9 +186,9 @@ def test_follow_ups_and_retries_are_shown_to_receivers_of_signals(app: Umbel) ->
     try:
         with running(app):
             first = twice.apply_async(link=[seen.s()])
-            assert first.get(timeout=10) == {"mark": ["twice"]}
+            assert first.get(timeout=60) == {"mark": ["twice"]}
             assert first.children is not None
-            assert first.children[0].get(timeout=10)[1] == {"mark": [{"mark": ["twice"]}, "seen"]}
+            assert first.children[0].get(timeout=60)[1] == {"mark": [{"mark": ["twice"]}, "seen"]}
     finally:
         signals.before_task_publish.disconnect(mark)
         signals.after_task_publish.disconnect(note)

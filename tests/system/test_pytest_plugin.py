@@ -82,7 +82,7 @@ def test_the_programs_own_application(pytester: pytest.Pytester) -> None:
             umbel_app.conf.task_always_eager = True
 
         def test_worker(umbel_app, umbel_worker, umbel_clock):
-            assert shop.mail.delay("bob").get(timeout=5) == "to bob"
+            assert shop.mail.delay("bob").get(timeout=60) == "to bob"
             later = shop.mail.apply_async(("eve",), countdown=3600)
             umbel_clock.advance(3600)
             assert later.get(timeout=1) == "to eve"
@@ -170,11 +170,11 @@ def test_one_worker_for_the_session(pytester: pytest.Pytester) -> None:
 
         def test_one(umbel_session_worker, umbel_session_app):
             seen.append(umbel_session_worker)
-            assert double.delay(2).get(timeout=5) == 4
+            assert double.delay(2).get(timeout=60) == 4
 
         def test_two(umbel_session_worker):
             assert seen == [umbel_session_worker]
-            assert double.apply_async((3,), countdown=0.01).get(timeout=5) == 6
+            assert double.apply_async((3,), countdown=0.01).get(timeout=60) == 6
         """)
     passes(pytester, passed=2)
 
@@ -192,7 +192,7 @@ def test_coroutines(pytester: pytest.Pytester) -> None:
         def test_await(umbel_worker):
             async def ask():
                 results = [await double.adelay(n) for n in range(3)]
-                return [await each.aget(timeout=5) for each in results]
+                return [await each.aget(timeout=60) for each in results]
             assert asyncio.run(ask()) == [0, 2, 4]
         """)
     passes(pytester)
@@ -247,11 +247,11 @@ def test_a_suite_that_moves_keeps_celerys_names(pytester: pytest.Pytester) -> No
 
         def test_worker(celery_app, celery_worker):
             assert celery_worker.queues == ["far"]
-            assert double.delay(2).get(timeout=5) == 4
+            assert double.delay(2).get(timeout=60) == 4
 
         def test_session(celery_session_app, celery_session_worker):
             assert celery_session_app.conf.timezone == "Asia/Tokyo"
-            assert double.delay(2).get(timeout=5) == 4
+            assert double.delay(2).get(timeout=60) == 4
         """)
     passes(pytester, passed=3)
 

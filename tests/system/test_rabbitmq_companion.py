@@ -61,9 +61,9 @@ def test_a_task_that_kills_its_worker_ends_among_the_dead_letters_of_the_compani
         results = [app.send_task("tasks.quick") for _ in range(50)]
         killer = app.send_task("tasks.killer")
         with pytest.raises(WorkerLostError, match=r"died [34] times"):
-            killer.get(timeout=30)
+            killer.get(timeout=60)
         for result in results:
-            result.get(timeout=30)
+            result.get(timeout=60)
         # One more than its budget if the word of a death came late.
         assert runs(project, "killer") in (3, 4)
         ledger = app.servers().ledger
@@ -81,7 +81,7 @@ def test_a_hard_limit_ends_a_task_once(project: Project, app: Umbel) -> None:
     with project.worker("worker", "-A", "tasks", "-c", "2"):
         slow = app.send_task("tasks.slow")
         with pytest.raises(TimeLimitExceeded):
-            slow.get(timeout=30)
+            slow.get(timeout=60)
     assert runs(project, "slow") == 1
 
 
@@ -89,11 +89,11 @@ def test_what_was_revoked_before_a_worker_started_does_not_run(
     project: Project, app: Umbel
 ) -> None:
     with project.worker("worker", "-A", "tasks", "-c", "1"):
-        app.send_task("tasks.quick").get(timeout=30)  # the queue exists from now on
+        app.send_task("tasks.quick").get(timeout=60)  # the queue exists from now on
     revoked, wanted = app.send_task("tasks.quick"), app.send_task("tasks.quick")
     revoked.revoke()
     with project.worker("worker", "-A", "tasks", "-c", "1"):
-        wanted.get(timeout=30)
+        wanted.get(timeout=60)
         with pytest.raises(TaskRevokedError):
-            revoked.get(timeout=30)
+            revoked.get(timeout=60)
     assert runs(project, "quick") == 2

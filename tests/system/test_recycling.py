@@ -59,7 +59,7 @@ def test_no_process_runs_more_tasks_than_it_may(project: Project, app: Umbel) ->
     with project.worker("worker", "-A", "tasks", "-c", "2", "--max-tasks-per-child", "5"):
         # When
         results = [app.send_task("tasks.where") for _ in range(100)]
-        found = [result.get(timeout=30) for result in results]
+        found = [result.get(timeout=60) for result in results]
         pids = Counter(pid for pid, _, _ in found)
     # Then
     assert max(pids.values()) <= 5
@@ -73,7 +73,7 @@ def test_each_task_may_have_a_process_and_they_are_never_too_many(
     with project.worker("worker", "-A", "tasks", "-c", "2", "--max-tasks-per-child", "1"):
         # When
         results = [app.send_task("tasks.where", (0.1,)) for _ in range(20)]
-        found = [result.get(timeout=30) for result in results]
+        found = [result.get(timeout=60) for result in results]
     # Then
     assert len({pid for pid, _, _ in found}) == 20
     for _, began, _ in found:
@@ -86,7 +86,7 @@ def test_each_task_may_have_a_process_and_they_are_never_too_many(
 def test_coroutine_tasks_wear_a_process_too(project: Project, app: Umbel) -> None:
     with project.worker("worker", "-A", "tasks", "-c", "1", "--max-tasks-per-child", "10"):
         results = [app.send_task("tasks.doze") for _ in range(50)]
-        pids = Counter(result.get(timeout=30) for result in results)
+        pids = Counter(result.get(timeout=60) for result in results)
     assert max(pids.values()) <= 10
 
 
@@ -98,7 +98,7 @@ def test_a_ceiling_of_memory_holds_for_a_task_that_leaks(project: Project, app: 
     ) as worker:
         # When
         results = [app.send_task("tasks.leak", (10,)) for _ in range(60)]
-        found = [result.get(timeout=30) for result in results]
+        found = [result.get(timeout=60) for result in results]
         log = worker.log.read_text()
     # Then
     assert "KiB of memory" in log
@@ -114,8 +114,8 @@ def test_a_process_at_its_limit_with_a_killed_successor_is_replaced(
         behind = app.send_task("tasks.where")
         (successor,) = _appear(worker, besides=_children(worker.pid))
         os.kill(successor, 9)
-        assert slow.get(timeout=10)
-        assert behind.get(timeout=20)
+        assert slow.get(timeout=60)
+        assert behind.get(timeout=60)
 
 
 def _appear(worker: Server, besides: set[int]) -> set[int]:
@@ -125,7 +125,7 @@ def _appear(worker: Server, besides: set[int]) -> set[int]:
         found.update(_children(worker.pid) - besides)
         return bool(found)
 
-    wait_until(appeared, timeout=10, why=worker.log.read_text)
+    wait_until(appeared, timeout=60, why=worker.log.read_text)
     return found
 
 
@@ -138,7 +138,7 @@ def test_autoscale_follows_the_load_and_kills_nobody(project: Project, app: Umbe
     with project.worker("worker", "-A", "tasks", "--autoscale", "3,1", "-l", "info") as worker:
         # When
         results = [app.send_task("tasks.where", (0.5,)) for _ in range(20)]
-        found = [result.get(timeout=30) for result in results]
+        found = [result.get(timeout=60) for result in results]
         log = worker.log.read_text()
     # Then
     assert len({pid for pid, _, _ in found}) == 3

@@ -17,7 +17,7 @@ from umbel.servers.redis import consumer as consumer_module
 from umbel.servers.seams import Consumer, DeadConsumer, Server
 from umbel.topology import Queue, Topology
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 CROWD = 40
 
 

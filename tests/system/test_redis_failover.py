@@ -21,9 +21,7 @@ from umbel.message import Message
 from umbel.servers.seams import Server
 from umbel.topology import Queue, Topology
 
-pytestmark = pytest.mark.timeout(90)
-
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 @dataclass(frozen=True, slots=True)

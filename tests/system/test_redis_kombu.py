@@ -20,7 +20,7 @@ from umbel.topology import Binding, Exchange, Queue, Topology
 #: Without its types, which are incomplete.
 kombu: Any = import_module("kombu")
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from umbel.topology import Exchange
 from umbel.worker.board import Board
 from umbel.worker.launch import Worker, WorkerOptions
 
-PATIENCE = 10.0
+PATIENCE = 60.0
 
 
 def test_a_worker_can_be_addressed_directly(tmp_path: Path) -> None:

@@ -213,7 +213,6 @@ def test_what_is_remembered_of_a_vanished_file_is_not_taken_for_the_new_ones(
 # --- full disks
 
 
-@pytest.mark.timeout(120)
 def test_a_full_disk_loses_nothing_that_was_confirmed(url: str) -> None:
     server = opened(url, "tasks")
     with peers() as started:
@@ -355,23 +354,24 @@ def test_what_a_child_stores_is_there_after_its_parent_closed(url: str) -> None:
     # SQLite deletes its log when the last connection closes; the child's must not be overlooked.
     server = opened(url, "tasks")
     send(server, "tasks", "parent")
-    read_fd, write_fd = os.pipe()
+    sent, closed = os.pipe(), os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
             send(server, "tasks", "child-1")
-            os.write(write_fd, b"x")
-            SYSTEM_CLOCK.sleep(0.3)
+            os.write(sent[1], b"x")
+            os.read(closed[0], 1)
             send(server, "tasks", "child-2")
             os._exit(0)
         finally:
             os._exit(1)
-    os.read(read_fd, 1)
+    os.read(sent[0], 1)
     send(server, "tasks", "parent-2")
     server.close()
+    os.write(closed[1], b"x")
     assert os.waitpid(pid, 0)[1] == 0
-    os.close(read_fd)
-    os.close(write_fd)
+    for fd in (*sent, *closed):
+        os.close(fd)
     got = [each.message.id for each in drain(server, "tasks", "t")]
     assert got == ["parent", "child-1", "parent-2", "child-2"]
     server.close()
@@ -399,7 +399,6 @@ class StruckError(Exception):
 # Where Python itself cannot pass an exception on, it warns: in a destructor, say.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-@pytest.mark.timeout(120)
 def test_exceptions_that_strike_anywhere_leave_no_lock_behind(server: Server, url: str) -> None:
     # Given: a signal that raises in the main thread again and again, at any step
     sent: list[str] = []

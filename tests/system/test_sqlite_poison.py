@@ -64,13 +64,13 @@ def test_rows_of_any_kind_end_among_the_dead_letters(tmp_path: Path, number: str
         _insert(path)
         with running(app), Probe() as probe:
             results += [add.delay(n, n) for n in range(3)]
-            assert [each.get(timeout=10) for each in results]
+            assert [each.get(timeout=60) for each in results]
             ledger = app.servers().ledger
             assert ledger is not None
             probe.wait_until(
                 lambda: len(ledger.dead_letters()) >= len(POISON), "all to be dead", timeout=10
             )
-            assert add.delay(3, 4).get(timeout=5) == 7
+            assert add.delay(3, 4).get(timeout=60) == 7
         assert all(letter.reason for letter in ledger.dead_letters())
         depth = app.servers().broker.transport.depth(["celery"])["celery"]
         assert (depth.ready, depth.held, depth.delayed) == (0, 0, 0)

@@ -10,8 +10,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 ACCEPTED = HERE / "accepted.py"
@@ -22,8 +20,6 @@ Found = dict[int, set[str]]
 
 #: A marked line: the code that mypy must give, then Pyright's rule.
 MARK = re.compile(r"#\s*refused:\s*(\S+)\s+(\S+)\s*$")
-
-pytestmark = pytest.mark.timeout(180)
 
 
 def expected(checker: int) -> dict[int, str]:

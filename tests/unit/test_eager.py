@@ -345,7 +345,7 @@ def test_models_travel_as_dicts(app: Umbel) -> None:
 def test_results_are_stored_if_asked(add: Task[..., int], app: Umbel) -> None:
     app.conf.task_store_eager_result = True
     result = add.apply((1, 2))
-    assert app.AsyncResult(result.id).get(timeout=5) == 3
+    assert app.AsyncResult(result.id).get(timeout=60) == 3
 
 
 def test_stored_results_are_as_the_settings_say(app: Umbel) -> None:
@@ -358,7 +358,7 @@ def test_stored_results_are_as_the_settings_say(app: Umbel) -> None:
         task_store_eager_result=True, result_serializer="msgpack", result_compression="zlib"
     )
     result = twice.apply((3,))
-    assert app.AsyncResult(result.id).get(timeout=5) == 6
+    assert app.AsyncResult(result.id).get(timeout=60) == 6
     assert app.AsyncResult("other").info == 3
     stored = app.servers().results.get([result.id, "other"])
     assert all(meta.startswith(b"\x00celery-compressed\x00") for meta in stored.values())

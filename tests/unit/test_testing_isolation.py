@@ -78,14 +78,14 @@ def test_another_broker_may_be_chosen(app: Umbel) -> None:
 
 def test_a_worker_in_threads(app: Umbel, double: Task[..., int]) -> None:
     with in_memory(app), running_worker(app) as worker:
-        assert double.delay(2).get(timeout=5) == 4
-        assert double.apply_async((2,), countdown=0.01).get(timeout=5) == 4
+        assert double.delay(2).get(timeout=60) == 4
+        assert double.apply_async((2,), countdown=0.01).get(timeout=60) == 4
         double.delay(3)
         worker.wait_until_idle()
         assert enqueued(app) == []
 
         async def ask() -> int:
-            return await (await double.adelay(5)).aget(timeout=5)
+            return await (await double.adelay(5)).aget(timeout=60)
 
         assert asyncio.run(ask()) == 10
 
@@ -113,7 +113,7 @@ def test_it_imports_what_workers_import(
         app.send_task("late_one")
         assert [run.value for run in run_until_idle(app)] == [1]
     with in_memory(app, {"include": ["late_two"]}), running_worker(app):
-        assert app.send_task("late_two").get(timeout=5) == 1
+        assert app.send_task("late_two").get(timeout=60) == 1
 
 
 def test_rate_limits_are_counted_by_its_clock(app: Umbel) -> None:
@@ -126,7 +126,7 @@ def test_rate_limits_are_counted_by_its_clock(app: Umbel) -> None:
     with in_memory(app) as clock, running_worker(app) as worker:
         clock.advance(3600)
         for result in [limited.delay(), limited.delay()]:
-            result.get(timeout=5)
+            result.get(timeout=60)
         worker.wait_until_idle()
     assert at[1] - at[0] > 0.35
 
@@ -136,17 +136,17 @@ def test_threads_run_tasks_side_by_side(app: Umbel) -> None:
 
     @app.task(name="meet")
     def meet() -> int:
-        return both.wait(5)
+        return both.wait(60)
 
     with in_memory(app), running_worker(app, pool="threads", concurrency=2):
         results = [meet.delay(), meet.delay()]
-        assert sorted(each.get(timeout=5) for each in results) == [0, 1]
+        assert sorted(each.get(timeout=60) for each in results) == [0, 1]
 
 
 def test_only_its_queues(app: Umbel, double: Task[..., int]) -> None:
     with in_memory(app), running_worker(app, queues=["a"]) as worker:
         double.apply_async((1,), queue="b")
-        assert double.apply_async((1,), queue="a").get(timeout=5) == 2
+        assert double.apply_async((1,), queue="a").get(timeout=60) == 2
         assert worker.queues == ["a"]
         assert [call.queue for call in enqueued(app)] == ["b"]
 
@@ -168,7 +168,7 @@ def test_waiting_for_an_idle_worker_ends(app: Umbel) -> None:
 
     @app.task(name="hang")
     def hang() -> None:
-        go_on.wait(5)
+        go_on.wait(60)
 
     with in_memory(app), running_worker(app) as worker:
         hang.delay()
@@ -180,7 +180,7 @@ def test_waiting_for_an_idle_worker_ends(app: Umbel) -> None:
 
 def test_worn_children_are_not_of_this_process(app: Umbel, double: Task[..., int]) -> None:
     with in_memory(app, {"worker_max_tasks_per_child": 1}), running_worker(app):
-        assert [double.delay(n).get(timeout=5) for n in range(3)] == [0, 2, 4]
+        assert [double.delay(n).get(timeout=60) for n in range(3)] == [0, 2, 4]
 
 
 def test_processes_are_refused(app: Umbel) -> None:

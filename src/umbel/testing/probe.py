@@ -19,7 +19,7 @@ from umbel.clock import SYSTEM_CLOCK
 from umbel.telemetry import listen
 
 #: Seconds a wait may take until it fails.
-TIMEOUT = 5.0
+TIMEOUT = 30.0
 
 
 class Probe:

@@ -118,7 +118,7 @@ def pause(chaos: Chaos, family: Sequence[int]) -> None:
     while True:
         for pid in family:
             os.kill(pid, signal.SIGSTOP)
-        wait_until(lambda: all(_is_stopped(pid) for pid in family), timeout=5, why=str)
+        wait_until(lambda: all(_is_stopped(pid) for pid in family), timeout=60, why=str)
         if _turn_is_free(chaos):
             return
         for pid in family:

@@ -18,7 +18,7 @@ from umbel.message import Message
 
 __all__ = ["chaos"]
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(400)
 
 CHORDS, MEMBERS = 150, 8
 #: Nobody consumes it: what is sent there can be counted.

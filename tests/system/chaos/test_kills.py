@@ -25,7 +25,7 @@ from tests.system.chaos.journal import read
 from umbel import Umbel, chord
 from umbel.exceptions import ChordError, WorkerLostError
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(400)
 
 #: Probabilities that make each gap be hit often among some thousand tasks.
 GAPS = {
@@ -158,9 +158,9 @@ def test_a_task_that_kills_its_worker_is_dead_lettered_and_no_other_is_charged(
         ids = send(calm, 200)
         verdict = account_for(calm, ids, timeout=60)
         with pytest.raises(WorkerLostError):
-            killer.get(timeout=30)
+            killer.get(timeout=60)
         with pytest.raises(ChordError, match="died 3 times"):  # its body is not sent, and says why
-            body.get(timeout=30)
+            body.get(timeout=60)
         ledger = app.servers().ledger
         assert ledger is not None
         (letter,) = ledger.dead_letters()
@@ -190,7 +190,7 @@ def test_a_paused_worker_that_wakes_up_late_writes_nothing(
     with worker(paused) as first:
         first.wait_until_ready()
         ids = send(calm, 600)
-        harness.wait_until(calm.has_run, timeout=20, why=first.output.read_text)
+        harness.wait_until(calm.has_run, timeout=60, why=first.output.read_text)
         family = [*first.children(), first.process.pid]
         harness.pause(calm, family)
         # When another takes over, and the first wakes up again and goes on

@@ -132,7 +132,7 @@ class FaultContract(Suite):
         watch.close()
         stage.server.results.forget(["one-task", "another"])
 
-    @pytest.mark.timeout(120)
+    @pytest.mark.timeout(300)
     @pytest.mark.parametrize("seed", [1, 2, 3])
     def test_a_storm_of_faults_loses_no_task_and_forks_no_follow_up(
         self, stage: Stage, queue: str, seed: int
@@ -156,7 +156,7 @@ class FaultContract(Suite):
         assert kinds >= {"receive", "commit"}, server.faults.counts
         print(f"faults met: {dict(server.faults.counts)}")  # noqa: T201 -- into the report
 
-    @pytest.mark.timeout(120)
+    @pytest.mark.timeout(300)
     def test_a_storm_of_duplicates_loses_no_task(self, stage: Stage, queue: str) -> None:
         rates = {"receive": {DUPLICATE: 0.3}, "commit": {DUPLICATE: 0.3}}
         server = flaky(stage, chance(4, rates))

@@ -36,7 +36,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 #: Seconds until a wait for what must happen fails the test, unless the backend says otherwise.
-PATIENCE = 10.0
+PATIENCE = 30.0
 #: Seconds of a lease that shall not end during a test.
 LONG = 600.0
 
