@@ -15,7 +15,7 @@ from umbel.clock import SYSTEM_CLOCK
 from umbel.exceptions import TimeoutError
 from umbel.ids import new_id
 from umbel.servers.seams import DeadConsumer
-from umbel.testing.contract.stage import eventually
+from umbel.testing.contract.stage import eventually, in_thread
 
 #: Commits that shall be hit, and how many kills that may take.
 HITS, KILLS = 4, 40
@@ -116,12 +116,16 @@ def test_no_process_starves(url: str, started: list[Peer]) -> None:
     started += [Peer(url, "publish", "tasks") for _ in range(3)]
     for peer in started:
         peer.until("sent")
-    # No more than two of their pipes hold, so that none is held up by its own
-    wanted = server.transport.depth(["tasks"])["tasks"].ready + 100 * 20
-    eventually(lambda: server.transport.depth(["tasks"])["tasks"].ready >= wanted, "100 batches")
+    said = [in_thread(peer.rest) for peer in started]
+    wanted = server.transport.depth(["tasks"])["tasks"].ready + 200 * 20
+    eventually(
+        lambda: server.transport.depth(["tasks"])["tasks"].ready >= wanted,
+        "200 batches",
+        patience=PATIENCE,
+    )
     for peer in started:
         peer.signal(signal.SIGKILL)
-    counts = sorted(len(peer.rest()) for peer in started)
+    counts = sorted(len(rest()) for rest in said)
     print(f"batches of each: {counts}")
     assert counts[0] > counts[-1] / 10
     server.close()

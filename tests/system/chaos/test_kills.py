@@ -201,9 +201,12 @@ def test_a_paused_worker_that_wakes_up_late_writes_nothing(
             for pid in family:
                 os.kill(pid, signal.SIGCONT)
         marker = send(calm, 1, first=1_000_000)
-        account_for(calm, marker, timeout=30)
-    # Then every follow-up was still sent once, unless the worker is the mutant
-    again = account_for(calm, ids, timeout=30)
+        account_for(calm, marker, timeout=60)
+    # Then, when it has ended and all that it sent has run, each follow-up was still sent once,
+    # unless it is the mutant
+    with worker(calm):
+        harness.wait_until(lambda: seen(calm, ids).quiet, timeout=60, why=lambda: "not quiet")
+    again = seen(calm, ids)
     if mutant:
         assert again.forked
     else:
