@@ -72,7 +72,7 @@ def next_of_celery(spec: dict[str, str], at: dt.datetime) -> dt.datetime:
     return found
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(crontabs(), MOMENTS)
 def test_crontabs_are_read_and_come_as_with_celery(spec: dict[str, str], at: dt.datetime) -> None:
     theirs, mine = celerys(spec), ours(spec)
@@ -92,7 +92,7 @@ def test_crontabs_are_read_and_come_as_with_celery(spec: dict[str, str], at: dt.
     assert dt.datetime.fromtimestamp(due, dt.UTC) == next_of_celery(spec, at)
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(st.sampled_from(sorted(RANGES.values())), st.data())
 def test_a_field_is_read_as_celery_reads_it(where: tuple[int, int], data: st.DataObject) -> None:
     text = data.draw(fields(*where))

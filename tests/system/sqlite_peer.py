@@ -62,7 +62,7 @@ def work(server: Server, queue: str, after: str, consumer_id: str) -> None:
 
 def take_when_rung(server: Server, queue: str, count: str) -> None:
     """Take, and hardly ever look without having been rung."""
-    vars(consuming)["NAP"] = LONG_NAP
+    setattr(consuming, "NAP", LONG_NAP)  # noqa: B010 -- imported there, so not exported
     take(server, queue, count)
 
 
