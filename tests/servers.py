@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
 
 #: Seconds a server may take until it answers. RabbitMQ needs most: an Erlang VM and its boot steps.
-START_TIMEOUT = 60.0
+START_TIMEOUT = 120.0
 #: Seconds an orderly stop may take before the server's processes are killed.
 STOP_TIMEOUT = 20.0
 #: Seconds between two attempts to connect to a server that is starting.

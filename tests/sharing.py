@@ -95,10 +95,11 @@ def rabbitmq_vhost(run: Path) -> str:
     """Return the url of an empty virtual host on the shared RabbitMQ, starting that if need be."""
     shared = _shared("rabbitmq", run)
     with _locked(run, "rabbitmq-vhost"):
-        number = _take_number(run / "rabbitmq-vhost.count")
-        if number % VHOST_BATCH == 0:
+        count = run / "rabbitmq-vhost.count"
+        if (number := _number(count)) % VHOST_BATCH == 0:
             batch = range(number, number + VHOST_BATCH)
             add_vhosts(shared.environment, [f"test-{each}" for each in batch])
+        _take_number(count)  # only now: what failed is tried again by the next test
     return f"{shared.url.removesuffix('/')}test-{number}"
 
 
@@ -156,9 +157,13 @@ def _locked(run: Path, name: str) -> Generator[None]:
 
 
 def _take_number(file: Path) -> int:
-    number = int(file.read_text()) if file.exists() else 0
+    number = _number(file)
     file.write_text(str(number + 1))
     return number
+
+
+def _number(file: Path) -> int:
+    return int(file.read_text()) if file.exists() else 0
 
 
 # --- the keeper's process -------------------------------------------------------------------
