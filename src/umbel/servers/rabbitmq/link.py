@@ -120,7 +120,10 @@ class Link(Generic[S]):
 
     def __init__(self, open_session: Callable[[float], S]) -> None:
         self._open_session = open_session
-        self._baton = threading.Lock()
+        # One that knows its owner: a strike between taking it and the next step loses no baton.
+        self._baton = threading.RLock()
+        #: The thread that leads; its signal handlers must not.
+        self._leader = 0
         self._inbox: deque[Turn[S]] = deque()
         self._turns: dict[Turn[S], None] = {}
         self._begun: list[Turn[S]] = []
@@ -156,14 +159,8 @@ class Link(Generic[S]):
 
     def serve(self) -> None:
         """Do what the server expects at once, unless somebody drives anyway. Any thread."""
-        if not self._baton.acquire(blocking=False):
-            return
-        try:
-            self._step(0.0)
-            self._look()
-        finally:
-            self._baton.release()
-        self._pass_on()
+        if self._with_baton(self._serve):
+            self._pass_on()
 
     def keep(self, interval: float, tick: Callable[[], None], name: str) -> None:
         """Call ``tick`` every ``interval`` seconds from a thread, until ``end``."""
@@ -199,14 +196,7 @@ class Link(Generic[S]):
 
     def _wait(self, turn: Turn[S]) -> None:
         while not turn.finished:
-            if self._baton.acquire(blocking=False):
-                try:
-                    self._lead(turn)
-                except BaseException:
-                    self._spoil()
-                    raise
-                finally:
-                    self._baton.release()
+            if self._with_baton(lambda: self._lead(turn)):
                 return
             self.wake()
             if not turn.poke.acquire(timeout=max(turn.deadline - _monotonic(), 0.0)):
@@ -218,7 +208,36 @@ class Link(Generic[S]):
                 turn.wake()
                 return
 
+    def _with_baton(self, work: Callable[[], None]) -> bool:
+        """Do it if nobody leads; tell whether it was done."""
+        me = threading.get_ident()
+        if self._leader == me:
+            return False
+        try:
+            if not self._baton.acquire(blocking=False):
+                return False
+            self._leader = me
+            work()
+        except BaseException:
+            if self._leader == me:
+                self._spoil()
+            raise
+        else:
+            return True
+        finally:
+            # No call but the release, which no strike can forestall.
+            if self._leader == me:
+                self._leader = 0
+            try:  # noqa: SIM105 -- see above
+                self._baton.release()
+            except RuntimeError:  # it was another's
+                pass
+
     # --- leading: with the baton only
+
+    def _serve(self) -> None:
+        self._step(0.0)
+        self._look()
 
     def _lead(self, mine: Turn[S]) -> None:
         while True:
