@@ -315,6 +315,42 @@ server.close()
 """
 
 
+STRUCK_AT_FIRST = """
+import random, signal, sys, time
+from umbel import servers
+from umbel.ids import new_id
+from umbel.message import Message
+
+class Struck(Exception): pass
+
+def strike(*_):
+    strikes.append(1)
+    raise Struck
+
+signal.signal(signal.SIGALRM, strike)
+strikes, through, connections = [], 0, 0
+while through < 30 and connections < 600:
+    connections += 1
+    server = servers.open(sys.argv[1])
+    try:
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0003, 0.01))
+        message = Message(new_id(), b"body", {}, sys.argv[2])
+        server.transport.publish([message], deadline=time.monotonic() + 10)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    except Struck:
+        through += 1
+    server.close()
+print(len(strikes), through)
+"""
+
+
+def test_an_exception_that_strikes_while_it_connects_gets_through(node: Node, queue: str) -> None:
+    words = [sys.executable, "-c", STRUCK_AT_FIRST, node.url, queue]
+    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True, timeout=60)
+    strikes, through = map(int, done.stdout.split())
+    assert strikes == through >= 10
+
+
 def test_an_exception_that_strikes_a_publisher_anywhere_gets_through_and_breaks_nothing(
     node: Node, server: Server, queue: str
 ) -> None:

@@ -28,11 +28,13 @@ a copy is open the server cannot see that the parent died, and would keep from o
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import logging
 import os
 import socket
 import struct
+import threading
 import weakref
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
@@ -186,6 +188,8 @@ class Connection:
         self.blocked = ""
         self._reasons: dict[int, Exception] = {}
         self._closed = False
+        #: Nobody waits for it to be opened any more.
+        self._given_up = False
         self._loop = IOLoop()
         self._loop.activate_poller()
         self._amqp: Any = None
@@ -193,16 +197,46 @@ class Connection:
         self._waker = _Waker()
         self._loop.add_handler(self._waker.reader.fileno(), self._waker.clear, IOLoop.READ)
         try:
-            self._amqp = self._open(address.parameters(heartbeat=heartbeat, name=name), deadline)
+            parameters = address.parameters(heartbeat=heartbeat, name=name)
+            self._amqp = self._open_apart(parameters, deadline)
         except BaseException:
             self._close_loop()
             raise
+
+    def _open_apart(self, parameters: list[Any], deadline: float) -> Any:
+        """Open in a thread of its own.
+
+        pika takes whatever is raised while it connects for a failure of that. But signal handlers,
+        and whoever sets a soft time limit, strike the thread that asked for the connection.
+        """
+        opened: list[Any] = []
+        over = threading.Lock()
+        over.acquire()
+
+        def open_() -> None:
+            try:
+                opened.append(self._open(parameters, deadline))
+            except BaseException as error:  # noqa: BLE001 -- raised by who waits
+                opened.append(error)
+            over.release()
+
+        try:
+            _thread.start_new_thread(open_, ())
+            over.acquire()
+        except BaseException:
+            self._given_up = True
+            self.wake()
+            over.acquire(timeout=_FAREWELL)  # until then the loop is its own
+            raise
+        if isinstance(opened[0], BaseException):
+            raise opened[0]
+        return opened[0]
 
     def _open(self, parameters: list[Any], deadline: float) -> Any:
         done: list[Any] = []
         workflow = _Amqp.create_connection(parameters, done.append, custom_ioloop=self._loop)
         while not done:
-            if deadline <= _monotonic():
+            if self._given_up or deadline <= _monotonic():
                 workflow.abort()
                 self.step(0.0)
                 raise ConnectionLost(f"{self.display_url} did not answer in time")
