@@ -6,6 +6,7 @@ import gc
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -163,7 +164,9 @@ def celery_client(url: str, backend: str = "", **settings: Any) -> Generator[Any
     app = celery.Celery("client", broker=url, backend=results, set_as_current=False, fixups=[])
     app.conf.update(settings)
     yield app
-    gc.collect()  # their results end their subscriptions when they are collected
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # theirs
+        gc.collect()  # their results end their subscriptions when they are collected
     app.backend.result_consumer.stop()
     import_module("kombu.pools").reset()
     app.close()

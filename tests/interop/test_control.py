@@ -41,6 +41,8 @@ def fleet(
         fleet.worker("celery", "-c", "1", "-Q", "theirs"),
         fleet.worker("umbel", "-c", "1", "-Q", "ours"),
     ):
+        with umbel_client(fleet.url, fleet.backend) as app:  # a worker hears soon after it works
+            until(lambda: len(pinged(app, timeout=1.0)) == 2)
         yield fleet
 
 
@@ -50,7 +52,8 @@ def begun(tmp_path: Path) -> Path:
 
 
 def pinged(app: Any, **options: Any) -> dict[str, Any]:
-    answers = app.control.ping(**{"timeout": 2.0, **options})
+    expected = len(options.get("destination", (OURS, THEIRS)))
+    answers = app.control.ping(**{"timeout": PATIENCE, "limit": expected, **options})
     return {name: said for answer in answers for name, said in answer.items()}
 
 
@@ -58,8 +61,8 @@ def pinged(app: Any, **options: Any) -> dict[str, Any]:
 def test_workers_of_both_kinds_answer_a_ping(fleet: Fleet, client: Any) -> None:
     with client(fleet.url, fleet.backend) as app:
         assert pinged(app) == {OURS: PONG, THEIRS: PONG}
-        assert pinged(app, destination=[OURS], timeout=PATIENCE) == {OURS: PONG}
-        assert pinged(app, destination=[THEIRS], timeout=PATIENCE) == {THEIRS: PONG}
+        assert pinged(app, destination=[OURS]) == {OURS: PONG}
+        assert pinged(app, destination=[THEIRS]) == {THEIRS: PONG}
 
 
 @pytest.mark.parametrize("client", [umbel_client, celery_client])
@@ -68,7 +71,7 @@ def test_a_fleet_may_have_an_exchange_for_commands_of_its_own(
 ) -> None:
     with client(fleet.url, fleet.backend) as app:
         app.conf.control_exchange = "apart"
-        assert pinged(app, limit=1, timeout=PATIENCE) == {apart: PONG}
+        assert pinged(app, limit=1) == {apart: PONG}
     with client(fleet.url, fleet.backend) as app:
         assert pinged(app).keys() == {OURS, THEIRS}
 
@@ -84,7 +87,8 @@ def apart(fleet: Fleet) -> Iterator[str]:
 def test_patterns_choose_nodes(fleet: Fleet) -> None:
     with celery_client(fleet.url, fleet.backend) as app:
         for matcher, pattern in (("glob", "umbel@*"), ("pcre", "umb.l@")):
-            options = {"pattern": pattern, "matcher": matcher, "reply": True, "timeout": 1.0}
+            options = {"pattern": pattern, "matcher": matcher, "reply": True}
+            options |= {"timeout": PATIENCE, "limit": 1}
             assert app.control.broadcast("ping", **options) == [{OURS: PONG}]
 
 
@@ -125,13 +129,13 @@ def test_what_is_not_known_is_ignored(fleet: Fleet) -> None:
         say_nonsense(fleet)
         asked = {"destination": [OURS], "reply": True, "timeout": 0.5}
         assert not app.control.broadcast("no_such_command", **asked)
-        assert pinged(app, destination=[OURS], timeout=PATIENCE) == {OURS: PONG}
+        assert pinged(app, destination=[OURS]) == {OURS: PONG}
 
 
 def test_nothing_of_a_mailbox_is_left(fleet: Fleet, rabbitmqctl: Callable[..., str]) -> None:
     with umbel_client(fleet.url, fleet.backend) as app:
         before = mailboxes(fleet, rabbitmqctl)
-        pinged(app, destination=[THEIRS], timeout=PATIENCE)
+        pinged(app, destination=[THEIRS])
         assert mailboxes(fleet, rabbitmqctl) == before
 
 
