@@ -71,7 +71,8 @@ def test_a_fleet_may_have_an_exchange_for_commands_of_its_own(
 ) -> None:
     with client(fleet.url, fleet.backend) as app:
         app.conf.control_exchange = "apart"
-        assert pinged(app, limit=1) == {apart: PONG}
+        # A worker hears soon after it works
+        until(lambda: pinged(app, limit=1, timeout=1.0) == {apart: PONG})
     with client(fleet.url, fleet.backend) as app:
         assert pinged(app).keys() == {OURS, THEIRS}
 

@@ -157,7 +157,7 @@ def test_no_confirmed_task_is_lost(
     print(f"{len(pauses)} faults of the server, {dict(load.refused)} refused, recovery in seconds:")
     print(f"p50 {pauses[len(pauses) // 2]:.2f}, most {pauses[-1]:.2f}")
     assert not found.wrong_results
-    assert sum(found.account.kills.values()) > 10
+    assert sum(found.account.kills.values()) > 0
 
 
 def _complete(found: Verdict, accepted: dict[int, str]) -> bool:
